@@ -1,0 +1,69 @@
+/* Mutexes and notes on futexes. */
+#include "base/lock.h"
+
+#include "base/atomic.h"
+#include "base/kernel.h"
+#include "base/m.h"
+#include "base/throw.h"
+
+enum { FREE, HELD, WAITED_FOR };
+enum { SPINS = 30 };
+
+static bool try_raw(struct mutex *l) { return cas_seqcst(&l->state, FREE, HELD); }
+
+void lock_raw(struct mutex *l) {
+  for (int i = 0; i < SPINS; i++) {
+    if (load_relaxed(&l->state) == FREE && try_raw(l))
+      return;
+    cpu_relax();
+  }
+  /* From here on the lock is taken as waited for: somebody else may be asleep too. */
+  while (xchg_seqcst(&l->state, WAITED_FOR) != FREE)
+    futexsleep(&l->state, WAITED_FOR, -1);
+}
+
+void unlock_raw(struct mutex *l) {
+  uint32_t was = xchg_seqcst(&l->state, FREE);
+  if (was == FREE)
+    throw("unlock of a lock that is free");
+  if (was == WAITED_FOR)
+    futexwakeup(&l->state, 1);
+}
+
+void lock(struct mutex *l) {
+  acquirem();
+  if (!try_raw(l))
+    lock_raw(l);
+}
+
+bool trylock(struct mutex *l) {
+  struct m *m = acquirem();
+  if (try_raw(l))
+    return true;
+  releasem(m);
+  return false;
+}
+
+void unlock(struct mutex *l) {
+  unlock_raw(l);
+  releasem(getm());
+}
+
+void noteclear(struct note *n) { store_relaxed(&n->set, 0); }
+
+void notewakeup(struct note *n) {
+  if (xchg_seqcst(&n->set, 1) != 0)
+    throw("notewakeup: woken twice");
+  futexwakeup(&n->set, 1);
+}
+
+bool notesleep(struct note *n, int64_t ns) {
+  int64_t until = ns >= 0 ? nanotime() + ns : 0;
+  while (load_acquire(&n->set) == 0) {
+    int64_t left = ns >= 0 ? until - nanotime() : -1;
+    if (ns >= 0 && left <= 0)
+      return false;
+    futexsleep(&n->set, 0, left);
+  }
+  return true;
+}

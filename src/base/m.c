@@ -1,0 +1,16 @@
+/* The thread-local pointer to the m, and the dummy of threads that have none. */
+#include "base/m.h"
+
+/* Its caches are filled with the empty span when the heap starts; before, and on a thread that
+ * is not attached, nothing can be allocated from it: gort_new finds NULL spans only if the
+ * runtime was never started, hence the static empty span. */
+static struct gort_span no_span;
+
+struct m m_unattached = {
+    .cache = {.alloc = {[0 ... GORT_NUM_SPAN_CLASSES - 1] = &no_span}},
+};
+
+__thread struct gort_cache *gort_tls __attribute__((tls_model("initial-exec"))) =
+    &m_unattached.cache;
+
+void setm(struct m *m) { gort_tls = m ? &m->cache : &m_unattached.cache; }

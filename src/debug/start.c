@@ -1,0 +1,94 @@
+/* Starting the runtime: every part in order; and fork, which needs all of them again. */
+#include <pthread.h>
+
+#include "base/kernel.h"
+#include "base/throw.h"
+#include "debug/env.h"
+#include "debug/trace.h"
+#include "debug/verify.h"
+#include "gc/gc.h"
+#include "gc/mark.h"
+#include "gc/stop.h"
+#include "gc/threads.h"
+#include "gort/start.h"
+#include "heap/mheap.h"
+#include "heap/torture.h"
+#include "os/os.h"
+#include "sched/sched.h"
+#include "special/special.h"
+
+int64_t runtime_started_at;
+
+static void apply_env_to_heap(void) {
+  mheap.efence = env.efence != 0;
+  mheap.sbrk = env.sbrk != 0;
+  mheap.clobberfree = env.clobberfree != 0;
+  mheap.allocfreetrace = env.allocfreetrace != 0;
+  mheap.slow_alloc = mheap.efence || mheap.allocfreetrace;
+#ifdef GORT_TORTURE
+  mheap.slow_alloc = true;
+#endif
+}
+
+static void start_torture(void) {
+#ifdef GORT_TORTURE
+  warn("torture: GORTTORTURE=%llu\n", (unsigned long long)env.seed);
+  torture_init(env.seed);
+#endif
+}
+
+/* While fork copies the memory no other thread is inside the runtime: so no lock of it is held,
+ * and every structure is whole. In the child the caller's thread is the only one. */
+static __thread bool attached_for_fork;
+
+static void before_fork(void) {
+  attached_for_fork = !attached();
+  if (attached_for_fork)
+    thread_attach(false);
+  stop_for_fork();
+}
+
+static void run_on(void) {
+  start_after_fork();
+  if (attached_for_fork)
+    thread_detach();
+}
+
+static void after_fork_in_child(void) {
+  threads_after_fork();
+  gc_after_fork();
+  sched_after_fork();
+  run_on();
+}
+
+static void start(void) {
+  runtime_started_at = nanotime();
+  env_read();
+  int procs = env.max_procs ? env.max_procs : os_num_cpu();
+  start_torture();
+  mheap_init();
+  apply_env_to_heap();
+  gc_percent = env.gc_percent;
+  gc_memory_limit = env.memory_limit;
+  mark_init(procs);
+  gc_init();
+  special_init();
+  if (env.signal)
+    stop_signal = env.signal;
+  stop_init();
+  sched_init(procs);
+  trace_init();
+  verify_init();
+  pthread_atfork(before_fork, run_on, after_fork_in_child);
+}
+
+void gort_runtime_start(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, start);
+  if (!attached())
+    thread_attach(false);
+}
+
+void gort_init(void) { gort_runtime_start(); }
+
+const char *gort_version(void) { return GORT_VERSION; }

@@ -1,0 +1,45 @@
+#include "debug/trace.h"
+
+#include "base/kernel.h"
+#include "base/throw.h"
+#include "debug/env.h"
+#include "gc/gc.h"
+#include "heap/mheap.h"
+#include "heap/upcall.h"
+
+static double ms(uint64_t ns) { return (double)ns / 1e6; }
+static unsigned long mb(uint64_t bytes) { return (unsigned long)(bytes >> 20); }
+
+/* gc 3 @0.104s 2%: 0.41 ms stopped (0.35 ms mark), 4->4->1 MB, 5 MB goal, 0 MB roots, 2 workers
+ *
+ * Number of the cycle, when it began, the share of processor time that collecting took so far, how
+ * long the world stood still, the heap before, at the end and what is live of it, ... */
+static void print_cycle(void) {
+  struct gcstats s = gcstats;
+  double at = (double)((int64_t)s.start - runtime_started_at) / 1e9;
+  int64_t run = nanotime() - runtime_started_at;
+  double share = run > 0 ? 100.0 * (double)s.cpu / ((double)run * s.nworkers) : 0;
+  fdprintf(2,
+           "gc %lu @%.3fs %.0f%%: %.3f ms stopped (%.3f ms mark), %lu->%lu->%lu MB, %lu MB goal, "
+           "%lu KB roots, %d workers, stop-the-world%s\n",
+           (unsigned long)s.num_gc, at, share, ms(s.stop_ns), ms(s.mark_ns), mb(s.before),
+           mb(s.before), mb(s.marked), mb(s.goal), (unsigned long)(s.roots >> 10), s.nworkers,
+           s.forced ? " (forced)" : "");
+}
+
+static void print_alloc(uintptr_t p, size_t size) {
+  fdprintf(2, "allocfreetrace: alloc 0x%lx, %zu bytes\n", (unsigned long)p, size);
+}
+
+static void print_free(uintptr_t p, size_t size) {
+  fdprintf(2, "allocfreetrace: free 0x%lx, %zu bytes\n", (unsigned long)p, size);
+}
+
+void trace_init(void) {
+  if (env.gctrace)
+    upcalls.cycle_done = print_cycle;
+  if (env.allocfreetrace) {
+    upcalls.trace_alloc = print_alloc;
+    upcalls.trace_free = print_free;
+  }
+}

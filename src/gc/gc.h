@@ -1,0 +1,71 @@
+/* The collector's cycle: phases, marking, sweeping, pacing, as the other parts see them. */
+#ifndef GC_GC_H
+#define GC_GC_H
+
+#include "heap/mspan.h"
+
+enum gcphase { GCoff, GCmark, GCmarktermination };
+extern uint32_t gcphase; /* changed with the world stopped; atomic */
+
+void gc_init(void);
+/* In a child of fork: the collector's own threads are gone. */
+void gc_after_fork(void);
+
+/* Runs a whole cycle that begins after the call and sweeps the heap; for gort_gc and drain.
+ * The caller is an attached thread or a goroutine, without locks. sp: see systemstack_from. */
+void gc_collect(uintptr_t sp);
+/* Runs a cycle if the heap has reached its goal. */
+void gc_trigger(void);
+
+/* Sweeping: sweep.c. */
+/* Sweeps one span that nobody has swept yet: its pages, or SIZE_MAX when there is none. */
+size_t sweepone(void);
+/* Sweeps all that is left and waits for those who sweep. */
+void sweep_finish(void);
+/* Whether nothing is left to sweep, and nobody sweeps. */
+bool sweep_is_done(void);
+/* Wakes who runs finalizers if sweeping has queued some. No locks are held, the world runs. */
+void sweep_wake(void);
+void sweep_init(void);
+
+/* The thread that sweeps in the background and gives memory back: background.c. */
+void background_init(void);
+void background_wake(void);
+void background_after_fork(void);
+
+/* For addfinalizer while marking: marks what the object reaches, but not the object; and an
+ * object that p points to. */
+void gc_scan_object(uintptr_t base);
+void gc_mark_word(uintptr_t p);
+
+struct gcstats {
+  uint64_t num_gc, num_forced;
+  uint64_t pause_total, pause_max;
+  uint64_t pause[256], pause_end[256];
+  uint64_t last_end; /* CLOCK_REALTIME */
+  uint64_t cpu;      /* ns of processor time that collecting took */
+  uint64_t marked;   /* bytes live after the last cycle */
+  /* of the last cycle, for gctrace: */
+  uint64_t start, stop_ns, mark_ns, sweep_ns; /* begin (nanotime) and how long each part took */
+  uint64_t before, goal, roots, pages_swept;  /* heap at the start, its goal, bytes of roots */
+  int nworkers;
+  bool forced;
+};
+extern struct gcstats gcstats; /* under worldsema, or with the world stopped */
+
+/* Pacer. */
+extern int gc_percent;          /* -1: off */
+extern int64_t gc_memory_limit; /* bytes */
+/* At least this, times the percentage, is the goal of a small heap. */
+enum { HEAP_MINIMUM = 4 << 20 };
+/* Sets mheap.trigger from what the last cycle left, the percentage and the limit. */
+void pacer_set_goal(void);
+uint64_t pacer_goal(void);
+/* Bytes of memory that the runtime holds; what the limit bounds. */
+uint64_t pacer_memory_in_use(void);
+/* Gives free memory back to the system while the runtime holds more than the limit. */
+void pacer_obey_limit(void);
+/* Gives all free memory back. */
+void scavenge_all(void);
+
+#endif

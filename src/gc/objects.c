@@ -1,0 +1,146 @@
+/* The loaded objects.
+ *
+ * Which they are is asked of the dynamic linker while the world runs, because that takes its lock,
+ * which a stopped thread may hold. A library that is loaded or unloaded before the world stands
+ * would be missed, or scanned after it is gone. So a fingerprint of the linker's own chain of
+ * objects is taken, under the same lock as the list itself, and compared in the stopped world: the
+ * chain can be followed without the lock then, since the threads that could change it stand still.
+ * One of them may have been stopped in the middle of a change; the linker's state says so, and
+ * then the list does not count as valid either. */
+#define _GNU_SOURCE
+#include "gc/objects.h"
+
+#include "base/m.h"
+#include "base/switch.h"
+#include "base/throw.h"
+#include "gc/stop.h"
+#include "os/os.h"
+
+#include <link.h>
+
+/* A program that is linked statically has no such chain, and loads nothing. */
+extern struct r_debug _r_debug __attribute__((weak));
+
+static bool has_chain(void) { return &_r_debug != NULL && _r_debug.r_map != NULL; }
+
+/* Objects are told apart by their place and by the address of their dynamic section. */
+UNSANITIZED static uint64_t chain_fingerprint(void) {
+  uint64_t h = 1;
+  if (!has_chain())
+    return h;
+  for (const struct link_map *l = _r_debug.r_map; l != NULL; l = l->l_next) {
+    h = (h ^ l->l_addr) * UINT64_C(0x9e3779b97f4a7c15);
+    h = (h ^ (uintptr_t)l->l_ld ^ h >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
+    h ^= (uintptr_t)l;
+  }
+  return h;
+}
+
+UNSANITIZED static bool chain_is_changing(void) {
+  return has_chain() && *(volatile int *)&_r_debug.r_state != RT_CONSISTENT;
+}
+
+bool objects_unchanged(const struct roots *r) {
+  return !chain_is_changing() && chain_fingerprint() == r->chain;
+}
+
+static struct roots *new_list(size_t bytes) {
+  bytes = ALIGN_UP(bytes, os_page_size());
+  struct roots *r = os_map(bytes, os_page_size());
+  if (r == NULL)
+    throw("out of memory: cannot map %zu bytes for a list of loaded objects", bytes);
+  r->bytes = bytes;
+  return r;
+}
+
+void objects_free(struct roots *r) { os_unmap(r, r->bytes); }
+
+static struct roots *larger_list(struct roots *r) {
+  struct roots *l = new_list(2 * r->bytes);
+  l->chain = r->chain;
+  for (; l->n < r->n; l->n++)
+    l->segment[l->n] = r->segment[l->n];
+  objects_free(r);
+  return l;
+}
+
+static void add_segment(struct roots **r, struct segment s) {
+  if (sizeof(struct roots) + ((*r)->n + 1) * sizeof s > (*r)->bytes)
+    *r = larger_list(*r);
+  (*r)->segment[(*r)->n++] = s;
+}
+
+static struct segment segment_of(const struct dl_phdr_info *info, const ElfW(Phdr) * ph) {
+  uintptr_t lo = info->dlpi_addr + ph->p_vaddr;
+  return (struct segment){lo, lo + ph->p_memsz, ph->p_type == PT_TLS ? info->dlpi_tls_modid : 0};
+}
+
+/* Called for each object with the loader's lock held. The chain is that of all calls. */
+static int list_object(struct dl_phdr_info *info, size_t size, void *arg) {
+  (void)size;
+  struct roots **r = arg;
+  if ((*r)->n == 0)
+    (*r)->chain = chain_fingerprint();
+  for (const ElfW(Phdr) *ph = info->dlpi_phdr; ph < info->dlpi_phdr + info->dlpi_phnum; ph++) {
+    struct segment s = segment_of(info, ph);
+    if ((ph->p_type == PT_LOAD && (ph->p_flags & PF_W)) || s.tls_module != 0)
+      add_segment(r, s);
+  }
+  return 0;
+}
+
+/* Where an object has read-only segments that hold no code, those with code hold nothing else. */
+static bool has_pure_code(const struct dl_phdr_info *info) {
+  for (const ElfW(Phdr) *ph = info->dlpi_phdr; ph < info->dlpi_phdr + info->dlpi_phnum; ph++)
+    if (ph->p_type == PT_LOAD && (ph->p_flags & (PF_R | PF_W | PF_X)) == PF_R)
+      return true;
+  return false;
+}
+
+struct question {
+  uintptr_t p;
+  bool answer;
+};
+
+static int look_in_object(struct dl_phdr_info *info, size_t size, void *arg) {
+  (void)size;
+  struct question *q = arg;
+  for (const ElfW(Phdr) *ph = info->dlpi_phdr; ph < info->dlpi_phdr + info->dlpi_phnum; ph++) {
+    struct segment s = segment_of(info, ph);
+    if (ph->p_type == PT_LOAD && q->p >= s.lo && q->p < s.hi)
+      q->answer = (ph->p_flags & PF_R) && (!(ph->p_flags & PF_X) || !has_pure_code(info));
+  }
+  return q->answer;
+}
+
+/* Who holds the loader's lock may be stopped, so the wait for it must not hold up who stops. */
+struct enquiry {
+  int (*each)(struct dl_phdr_info *info, size_t size, void *arg);
+  void *arg;
+};
+
+static void ask_blocked(uintptr_t sp, void *arg) {
+  struct enquiry *e = arg;
+  struct m *m = acquirem();
+  enterblocked(m, sp);
+  dl_iterate_phdr(e->each, e->arg);
+  leaveblocked(m);
+  releasem(m);
+}
+
+static void ask_loader(int (*each)(struct dl_phdr_info *, size_t, void *), void *arg) {
+  struct enquiry e = {each, arg};
+  spill_and_call(ask_blocked, &e);
+}
+
+struct roots *objects_list(void) {
+  struct roots *r = new_list(1);
+  ask_loader(list_object, &r);
+  return r;
+}
+
+bool objects_have(uintptr_t p) {
+  struct question q = {.p = p};
+  ask_loader(look_in_object, &q);
+  return q.answer;
+}

@@ -1,0 +1,32 @@
+/* What the loaded objects, the program and its shared libraries, hold of roots: their data, and
+ * the modules that have thread-local variables. */
+#ifndef GC_OBJECTS_H
+#define GC_OBJECTS_H
+
+#include "base/base.h"
+
+/* Data and bss of an object; or, where tls_module is not 0, the initial values of a module's
+ * thread-local variables: each thread's block of them has that size and is found by that number. */
+struct segment {
+  uintptr_t lo, hi;
+  size_t tls_module;
+};
+
+/* A list, in a mapping of its own. Its maker's alone. */
+struct roots {
+  uint64_t chain; /* tells which objects were loaded */
+  size_t bytes;   /* of the mapping */
+  size_t n;
+  struct segment segment[];
+};
+
+/* Lists what is loaded now. World running: the loader's lock is taken, and waited for blocked. */
+struct roots *objects_list(void);
+/* With the world stopped: whether that is still what is loaded. */
+bool objects_unchanged(const struct roots *r);
+void objects_free(struct roots *r);
+
+/* Whether p is in data, bss or read-only data of any object. World running, as above. */
+bool objects_have(uintptr_t p);
+
+#endif

@@ -1,0 +1,73 @@
+/* The pacer: when the next cycle begins, and how much memory the runtime may hold.
+ *
+ * As Go's: the goal is the live heap and its percentage of growth on top, at least HEAP_MINIMUM
+ * scaled likewise. A memory limit lowers the goal to what the limit leaves beside everything else
+ * that the runtime holds. Near the limit cycles would follow each other without end; so however
+ * low the limit, the heap may grow by a sixteenth, and by LEAST_STEP at least, with any percentage
+ * as well: the limit is soft. */
+#include "gc/gc.h"
+#include "gc/roots.h"
+#include "gc/work.h"
+#include "heap/malloc.h"
+#include "heap/mheap.h"
+#include "heap/pagealloc.h"
+
+enum { LEAST_STEP = 256 << 10, SCAVENGE_PIECE = 64 << 20 };
+
+int gc_percent = 100;
+int64_t gc_memory_limit = INT64_MAX;
+
+static uint64_t goal = HEAP_MINIMUM; /* changed with the world stopped, or under mheap.lock */
+
+uint64_t pacer_goal(void) { return goal; }
+
+uint64_t pacer_memory_in_use(void) {
+  uint64_t pages = load_relaxed(&mheap.pages_inuse) + load_relaxed(&pagealloc_stats.dirty_pages);
+  return pages * PAGE_SIZE + load_relaxed(&persistent_sys) + work_sys;
+}
+
+static uint64_t percent_goal(uint64_t live) {
+  if (gc_percent < 0)
+    return UINT64_MAX;
+  uint64_t p = (uint64_t)gc_percent, least = HEAP_MINIMUM * p / 100;
+  unsigned __int128 grown = live + (unsigned __int128)live * p / 100;
+  if (grown < live + LEAST_STEP)
+    grown = live + LEAST_STEP;
+  return grown > UINT64_MAX ? UINT64_MAX : grown < least ? least : (uint64_t)grown;
+}
+
+static uint64_t limit_goal(uint64_t live) {
+  if (gc_memory_limit == INT64_MAX)
+    return UINT64_MAX;
+  uint64_t inuse = load_relaxed(&mheap.pages_inuse) * PAGE_SIZE;
+  uint64_t other = load_relaxed(&persistent_sys) + work_sys;
+  /* What spans waste beside objects counts against the limit as well. */
+  other += inuse > live ? (inuse - live) / 8 : 0;
+  uint64_t limit = (uint64_t)gc_memory_limit;
+  uint64_t room = limit > other ? limit - other : 0;
+  uint64_t step = live / 16 < LEAST_STEP ? LEAST_STEP : live / 16;
+  return room < live + step ? live + step : room;
+}
+
+void pacer_set_goal(void) {
+  uint64_t live = gcstats.marked, by_percent = percent_goal(live), by_limit = limit_goal(live);
+  goal = by_percent < by_limit ? by_percent : by_limit;
+  store_relaxed(&mheap.trigger, mheap.sbrk ? UINT64_MAX : goal);
+}
+
+/* In pieces, for the lock keeps the thread from being stopped meanwhile. */
+static void scavenge(uint64_t bytes) {
+  for (size_t n = 1; n != 0 && bytes != 0; bytes -= n < bytes ? n : bytes) {
+    lock(&mheap.lock);
+    n = pagealloc_scavenge(bytes < SCAVENGE_PIECE ? bytes : SCAVENGE_PIECE, true);
+    unlock(&mheap.lock);
+  }
+}
+
+void pacer_obey_limit(void) {
+  uint64_t held = pacer_memory_in_use();
+  if (held > (uint64_t)gc_memory_limit && load_relaxed(&pagealloc_stats.dirty_pages) != 0)
+    scavenge(held - (uint64_t)gc_memory_limit);
+}
+
+void scavenge_all(void) { scavenge(UINT64_MAX); }

@@ -1,0 +1,172 @@
+/* Roots: data and bss, what the program names, threads.
+ *
+ * The collector reads all of this with the world stopped, without locks: the sets of ranges and
+ * of root objects change only under a lock, so no stopped thread is in the middle of a change.
+ *
+ * A thread has these places: the stack it runs on from its published stack pointer up; its
+ * registers, where these are not on that stack; what lies suspended beneath a goroutine on its
+ * own stack; and thread-local variables, static ones beside its control block and blocks that
+ * were allocated for libraries loaded later. A thread's own stack holds nothing while the thread
+ * runs goroutines, but its thread-local variables do, whoever uses it now. */
+#include "gc/roots.h"
+
+#include "base/lock.h"
+#include "base/m.h"
+#include "base/throw.h"
+#include "gc/objects.h"
+#include "gc/rangeset.h"
+#include "gc/threads.h"
+#include "gort/memory.h"
+#include "heap/malloc.h"
+#include "heap/upcall.h"
+#include "os/os.h"
+#include "os/tls.h"
+
+typedef void scan_fn(uintptr_t lo, uintptr_t hi);
+
+uint64_t roots_bytes;
+
+static struct roots *loaded; /* the list in force; changed with the world stopped */
+
+static struct mutex rootlock;
+static struct rangeset ranges;      /* gort_add_roots; under rootlock */
+static struct rangeset rootobjects; /* gort_alloc_root: lo is the object; under rootlock */
+
+/* In pieces, whole words only. */
+static void scan_range(uintptr_t lo, uintptr_t hi, scan_fn *scan) {
+  const uintptr_t piece = 128 << 10;
+  lo = ALIGN_UP(lo, PTR_SIZE);
+  hi = ALIGN_DOWN(hi, PTR_SIZE);
+  if (lo >= hi)
+    return;
+  roots_bytes += hi - lo;
+  for (; hi - lo > piece; lo += piece)
+    scan(lo, lo + piece);
+  scan(lo, hi);
+}
+
+static void scan_stack(struct stack s, scan_fn *scan) { scan_range(s.lo, s.hi, scan); }
+
+/* A stack pointer that is not known is published as the stack's lowest address; there nothing
+ * may be mapped yet, for the main thread's stack grows. */
+static void scan_own_stack(const struct m *m, scan_fn *scan) {
+  if (m->stack.hi == 0)
+    return;
+  uintptr_t lo = m->sp > m->stack.lo ? m->sp : os_lowest_mapped(m->stack.lo, m->stack.hi);
+  scan_range(lo, m->stack.hi, scan);
+}
+
+/* A block that lies within the static storage is scanned with that. A thread may have been
+ * stopped while its vector was being replaced; what is found there is not believed blindly. */
+static void scan_tls_block(const struct m *m, const struct segment *s, scan_fn *scan) {
+  uintptr_t p = os_tls_block(m->tcb, s->tls_module), end = p + (s->hi - s->lo);
+  bool is_static = p >= m->tls.lo && p < m->tls.hi;
+  if (p != 0 && !is_static && os_is_mapped(p, end))
+    scan_range(p, end, scan);
+}
+
+static void scan_tls(const struct m *m, scan_fn *scan) {
+  scan_stack(m->tls, scan);
+  for (size_t i = 0; m->tcb != 0 && i < loaded->n; i++)
+    if (loaded->segment[i].tls_module != 0)
+      scan_tls_block(m, &loaded->segment[i], scan);
+}
+
+static void scan_data(scan_fn *scan) {
+  for (size_t i = 0; i < loaded->n; i++)
+    if (loaded->segment[i].tls_module == 0)
+      scan_range(loaded->segment[i].lo, loaded->segment[i].hi, scan);
+}
+
+static void scan_thread(const struct m *m, scan_fn *scan) {
+  scan_own_stack(m, scan);
+  scan_stack(m->under, scan);
+  scan_stack(m->regs, scan);
+  scan_tls(m, scan);
+}
+
+static void scan_set(const struct rangeset *s, scan_fn *scan) {
+  for (size_t i = 0; i < s->size; i++)
+    if (s->table[i].count != 0)
+      scan_range(s->table[i].lo, s->table[i].hi, scan);
+}
+
+/* The words of the table that are no objects are small numbers. */
+static void scan_root_objects(scan_fn *scan) {
+  const struct rangeset *s = &rootobjects;
+  scan_range((uintptr_t)s->table, (uintptr_t)(s->table + s->size), scan);
+}
+
+struct roots *roots_prepare(void) {
+  return objects_list();
+}
+
+bool roots_install(struct roots *r) {
+  bool valid = objects_unchanged(r);
+  struct roots *old = valid ? loaded : r;
+  if (valid)
+    loaded = r;
+  if (old != NULL)
+    objects_free(old);
+  return valid;
+}
+
+void roots_scan(void (*scan)(uintptr_t lo, uintptr_t hi)) {
+  roots_bytes = 0;
+  scan_data(scan);
+  scan_set(&ranges, scan);
+  scan_root_objects(scan);
+  for (const struct m *m = allm; m != NULL; m = m->alllink)
+    if (m->in_use)
+      scan_thread(m, scan);
+  upcalls.scan_goroutines(scan);
+  upcalls.mark_queues(scan);
+}
+
+bool roots_is_static(const void *p) { return objects_have((uintptr_t)p); }
+
+/* What the program names. */
+
+static bool change(struct rangeset *s, bool (*op)(struct rangeset *, uintptr_t, uintptr_t),
+                   const void *lo, const void *hi) {
+  lock(&rootlock);
+  bool done = op(s, (uintptr_t)lo, (uintptr_t)hi);
+  unlock(&rootlock);
+  return done;
+}
+
+void gort_add_roots(const void *lo, const void *hi) {
+  CHECK_ATTACHED("gort_add_roots");
+  if (lo > hi)
+    throw("gort_add_roots: lo %p is above hi %p", lo, hi);
+  if (!change(&ranges, rangeset_add, lo, hi))
+    throw("gort_add_roots: out of memory");
+}
+
+void gort_remove_roots(const void *lo, const void *hi) {
+  CHECK_ATTACHED("gort_remove_roots");
+  if (lo > hi)
+    throw("gort_remove_roots: lo %p is above hi %p", lo, hi);
+  if (!change(&ranges, rangeset_remove, lo, hi))
+    throw("gort_remove_roots: [%p, %p) was not added", lo, hi);
+}
+
+/* As malloc aligns. */
+static size_t natural_alignment(size_t size) {
+  return size >= 16 ? 16 : size == 0 ? 1 : size & -size;
+}
+
+/* Until it is in the set the object is on this stack. */
+void *gort_alloc_root(size_t size) {
+  CHECK_ATTACHED("gort_alloc_root");
+  void *p = mallocgc_or_throw(size, natural_alignment(size), GORT_SCAN, NULL, "gort_alloc_root");
+  if (!change(&rootobjects, rangeset_add, p, NULL))
+    throw_out_of_memory("gort_alloc_root", size);
+  return p;
+}
+
+void gort_free_root(void *p) {
+  CHECK_ATTACHED("gort_free_root");
+  if (p != NULL && !change(&rootobjects, rangeset_remove, p, NULL))
+    throw("gort_free_root: %p is no root object", p);
+}

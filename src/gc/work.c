@@ -1,0 +1,180 @@
+/* One lock for all shared work: it is taken once for some five hundred words. */
+#include "gc/work.h"
+
+#include "base/atomic.h"
+#include "base/kernel.h"
+#include "base/lock.h"
+#include "base/throw.h"
+#include "os/os.h"
+
+enum { BLOCKS_AT_ONCE = 64, SPINS_BEFORE_SLEEP = 200 };
+
+uint64_t work_sys;
+
+/* Blocks are mapped, and given back, many at a time. */
+struct group {
+  struct workbuf block[BLOCKS_AT_ONCE];
+  struct group *next;
+};
+
+static struct {
+  struct mutex lock; /* guards all of this; `waiting`, `full` and `njobs` are read without */
+  struct workbuf *full, *empty;
+  struct group *groups;
+  size_t ngroups;
+  struct job *jobs; /* a stack */
+  size_t njobs, cap;
+  int nworkers, waiting;
+  uint32_t done; /* all workers wait: the round is over */
+} work;
+
+static void *map(size_t size) {
+  void *p = os_map(ALIGN_UP(size, os_page_size()), os_page_size());
+  if (p == NULL)
+    throw("out of memory: cannot map %zu bytes to mark the heap", size);
+  work_sys += size;
+  return p;
+}
+
+void work_begin(int nworkers) {
+  work.nworkers = nworkers;
+  work.waiting = 0;
+  store_release(&work.done, 0);
+}
+
+static void unmap_blocks(void) {
+  for (struct group *g = work.groups, *next; g != NULL; g = next) {
+    next = g->next;
+    os_unmap(g, ALIGN_UP(sizeof *g, os_page_size()));
+    work_sys -= sizeof *g;
+  }
+  work.groups = NULL;
+  work.empty = NULL;
+  work.ngroups = 0;
+}
+
+void work_end(void) {
+  if (work.full != NULL || work.njobs != 0)
+    throw("marking ended with work left");
+  if (work.ngroups * BLOCKS_AT_ONCE > KEEP_BLOCKS)
+    unmap_blocks();
+}
+
+static void more_blocks(void) {
+  struct group *g = map(sizeof *g);
+  g->next = work.groups;
+  work.groups = g;
+  work.ngroups++;
+  for (int i = 0; i < BLOCKS_AT_ONCE; i++) {
+    g->block[i].next = work.empty;
+    work.empty = &g->block[i];
+  }
+}
+
+struct workbuf *work_empty_block(void) {
+  lock_raw(&work.lock);
+  if (work.empty == NULL)
+    more_blocks();
+  struct workbuf *b = work.empty;
+  work.empty = b->next;
+  unlock_raw(&work.lock);
+  b->n = 0;
+  return b;
+}
+
+void work_free_block(struct workbuf *b) {
+  lock_raw(&work.lock);
+  b->next = work.empty;
+  work.empty = b;
+  unlock_raw(&work.lock);
+}
+
+void work_give_block(struct workbuf *b) {
+  lock_raw(&work.lock);
+  b->next = work.full;
+  store_relaxed(&work.full, b);
+  unlock_raw(&work.lock);
+}
+
+static void grow_jobs(void) {
+  size_t cap = work.cap ? work.cap * 2 : 4096;
+  struct job *j = map(cap * sizeof *j);
+  for (size_t i = 0; i < work.njobs; i++)
+    j[i] = work.jobs[i];
+  if (work.jobs) {
+    os_unmap(work.jobs, work.cap * sizeof *j);
+    work_sys -= work.cap * sizeof *j;
+  }
+  work.jobs = j;
+  work.cap = cap;
+}
+
+void work_add_job(const struct job *j) {
+  lock_raw(&work.lock);
+  if (work.njobs == work.cap)
+    grow_jobs();
+  work.jobs[work.njobs] = *j;
+  store_relaxed(&work.njobs, work.njobs + 1);
+  unlock_raw(&work.lock);
+}
+
+bool work_wanted(void) {
+  return load_relaxed(&work.waiting) > 0 && load_relaxed(&work.full) == NULL &&
+         load_relaxed(&work.njobs) == 0;
+}
+
+/* Takes a piece off the last job. */
+static void take_job(struct job *j) {
+  struct job *last = &work.jobs[work.njobs - 1];
+  *j = *last;
+  if (last->hi - last->lo > JOB_PIECE)
+    last->lo = j->hi = last->lo + JOB_PIECE;
+  else
+    store_relaxed(&work.njobs, work.njobs - 1);
+}
+
+/* Blocks first: they are what fills memory. */
+static bool take(struct workbuf **b, struct job *j, enum work *what) {
+  *what = WORK_BLOCK;
+  if (work.full != NULL) {
+    *b = work.full;
+    store_relaxed(&work.full, (*b)->next);
+    return true;
+  }
+  *what = WORK_JOB;
+  if (work.njobs == 0)
+    return false;
+  take_job(j);
+  return true;
+}
+
+static bool anything(void) {
+  return load_relaxed(&work.full) != NULL || load_relaxed(&work.njobs) != 0 ||
+         load_acquire(&work.done) != 0;
+}
+
+static void wait_for_work(void) {
+  for (int i = 0; !anything(); i++)
+    if (i < SPINS_BEFORE_SLEEP)
+      cpu_relax();
+    else
+      osyield();
+}
+
+/* A worker that waits holds nothing, so when all wait there is nothing anywhere. */
+enum work work_get(struct workbuf **b, struct job *j) {
+  enum work what;
+  lock_raw(&work.lock);
+  bool got = take(b, j, &what);
+  if (!got && ++work.waiting == work.nworkers)
+    store_release(&work.done, 1);
+  while (!got && !work.done) {
+    unlock_raw(&work.lock);
+    wait_for_work();
+    lock_raw(&work.lock);
+    if ((got = take(b, j, &what)))
+      work.waiting--;
+  }
+  unlock_raw(&work.lock);
+  return got ? what : WORK_DONE;
+}

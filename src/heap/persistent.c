@@ -1,0 +1,68 @@
+/* Memory for the runtime's own structures: persistentalloc, which never frees, and fixalloc,
+ * which hands out objects of one size from it. */
+#include "base/atomic.h"
+#include "base/lock.h"
+#include "base/throw.h"
+#include "heap/malloc.h"
+#include "os/os.h"
+
+#include <string.h>
+
+enum { CHUNK = 256 << 10 };
+
+uint64_t persistent_sys;
+
+static struct mutex persistent_lock; /* guards the two below */
+static uintptr_t chunk, chunk_end;
+
+static uintptr_t map(size_t size) {
+  void *p = os_map(ALIGN_UP(size, os_page_size()), os_page_size());
+  if (p == NULL)
+    throw("out of memory: cannot map %zu bytes for the runtime", size);
+  add_relaxed(&persistent_sys, ALIGN_UP(size, os_page_size()));
+  return (uintptr_t)p;
+}
+
+/* Any thread, attached or not: raw locks. The caller is not stopped between, being inside
+ * acquirem where it is attached. */
+void *persistentalloc(size_t size, size_t align) {
+  if (align == 0)
+    align = PTR_SIZE;
+  if (size >= CHUNK / 4)
+    return (void *)map(size);
+  struct m *m = acquirem();
+  lock_raw(&persistent_lock);
+  uintptr_t p = ALIGN_UP(chunk, align);
+  if (p + size > chunk_end || chunk == 0) {
+    chunk = map(CHUNK);
+    chunk_end = chunk + CHUNK;
+    p = ALIGN_UP(chunk, align);
+  }
+  chunk = p + size;
+  unlock_raw(&persistent_lock);
+  releasem(m);
+  return (void *)p;
+}
+
+void *fixalloc_alloc(struct fixalloc *f) {
+  void *p = f->free;
+  f->inuse += f->size;
+  if (p != NULL) {
+    f->free = *(void **)p;
+    return memset(p, 0, f->size);
+  }
+  if (f->chunk + f->size > f->chunk_end || f->chunk == 0) {
+    size_t bytes = f->size * (f->size < 1024 ? 16384 / f->size : 16);
+    f->chunk = (uintptr_t)persistentalloc(bytes, 16);
+    f->chunk_end = f->chunk + bytes;
+  }
+  p = (void *)f->chunk;
+  f->chunk += f->size;
+  return p;
+}
+
+void fixalloc_free(struct fixalloc *f, void *p) {
+  f->inuse -= f->size;
+  *(void **)p = f->free;
+  f->free = p;
+}

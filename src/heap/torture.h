@@ -1,0 +1,20 @@
+/* The torture build (GORT_TORTURE): a collection at every Nth allocation, N random, and
+ * allocations that fail the first time. From the seed of GORTTORTURE=N, which is printed. */
+#ifndef HEAP_TORTURE_H
+#define HEAP_TORTURE_H
+
+#include "base/base.h"
+
+#ifdef GORT_TORTURE
+void torture_init(uint64_t seed);
+/* Before an allocation in the slow path: may collect. */
+void torture_alloc(void);
+/* Whether this allocation is to find no memory at the first try. */
+bool torture_fails(void);
+#else
+static inline void torture_init(uint64_t seed) { (void)seed; }
+static inline void torture_alloc(void) {}
+static inline bool torture_fails(void) { return false; }
+#endif
+
+#endif

@@ -1,0 +1,51 @@
+/* The defaults of the table of upcalls: nothing. */
+#include "heap/upcall.h"
+
+static bool sweep_nothing(struct mspan *s, bool preserve) {
+  (void)s, (void)preserve;
+  return false;
+}
+static bool no_specials(struct mspan *s) {
+  (void)s;
+  return false;
+}
+static bool no(void) { return false; }
+static void nothing(void) {}
+static void nothing_size(size_t n) { (void)n; }
+static void nothing_m(struct m *m) { (void)m; }
+static void nothing_scan(void (*scan)(uintptr_t lo, uintptr_t hi)) { (void)scan; }
+static void nothing_said(const char *what) { (void)what; }
+static void nothing_traced(uintptr_t p, size_t size) { (void)p, (void)size; }
+static char **no_slot(void) { return NULL; }
+static size_t no_shards(void) { return 0; }
+static void nothing_marked(size_t shard, void (*scan_object)(uintptr_t),
+                           void (*mark_word)(uintptr_t)) {
+  (void)shard, (void)scan_object, (void)mark_word;
+}
+
+struct upcalls upcalls = {
+    .sweep = sweep_nothing,
+    .swept = nothing,
+    .gc_trigger = nothing,
+    .gc_for_memory = no,
+    .large_allocated = nothing_size,
+    .safepoint = nothing_m,
+    .scan_goroutines = nothing_scan,
+    .entersyscall = nothing_m,
+    .exitsyscall = nothing_m,
+    .world_stopped = nothing,
+    .world_started = nothing,
+    .wake_finalizers = nothing,
+    .sweep_specials = no_specials,
+    .special_shards = no_shards,
+    .mark_special_shard = nothing_marked,
+    .mark_queues = nothing_scan,
+    .createfing = nothing,
+    .last_error = no_slot,
+    .set_last_error = nothing_said,
+    .on_fing = no,
+    .cycle_done = nothing,
+    .verify_heap = nothing_said,
+    .trace_alloc = nothing_traced,
+    .trace_free = nothing_traced,
+};

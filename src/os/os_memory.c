@@ -1,0 +1,132 @@
+/* Address space and memory. */
+#include "os/os.h"
+
+#include "os/errno_kept.h"
+#include "os/proc.h"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* Linux 6.13; older headers do not have it, older kernels answer EINVAL. */
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+
+/* ThreadSanitizer ends the program when a mapping lies outside the few terabytes that it has
+ * shadow for, so larger ones are refused here. */
+#ifdef GORT_TSAN
+#define LARGEST_MAPPING ((size_t)256 << 30)
+#else
+#define LARGEST_MAPPING ((size_t)1 << 46)
+#endif
+
+size_t os_page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+
+static void *map_pages(size_t size, int prot) {
+  int saved = errno;
+  void *p = mmap(NULL, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  errno = saved;
+  return p == MAP_FAILED ? NULL : p;
+}
+
+/* Maps more than is needed and cuts off what lies before and behind the aligned part. */
+static void *map_and_trim(size_t size, size_t align, int prot) {
+  size_t more = align - os_page_size();
+  char *p = map_pages(size + more, prot);
+  if (p == NULL)
+    return NULL;
+  char *q = (char *)ALIGN_UP((uintptr_t)p, align);
+  if (q != p)
+    os_unmap(p, (size_t)(q - p));
+  if (p + more != q)
+    os_unmap(q + size, (size_t)(p + more - q));
+  return q;
+}
+
+/* The kernel's choice is often aligned as it is. */
+static void *map_aligned(size_t size, size_t align, int prot) {
+  if (size > LARGEST_MAPPING)
+    return NULL;
+  size = ALIGN_UP(size, os_page_size());
+  void *p = map_pages(size, prot);
+  if (p == NULL || ((uintptr_t)p & (align - 1)) == 0)
+    return p;
+  os_unmap(p, size);
+  return map_and_trim(size, align, prot);
+}
+
+void *os_reserve(size_t size, size_t align) { return map_aligned(size, align, PROT_NONE); }
+
+void *os_map(size_t size, size_t align) { return map_aligned(size, align, PROT_READ | PROT_WRITE); }
+
+bool os_commit(void *p, size_t size) {
+  return ERRNO_KEPT(mprotect(p, size, PROT_READ | PROT_WRITE)) == 0;
+}
+
+void os_unmap(void *p, size_t size) { (void)ERRNO_KEPT(munmap(p, size)); }
+
+bool os_release(void *p, size_t size) { return ERRNO_KEPT(madvise(p, size, MADV_DONTNEED)) == 0; }
+
+void os_huge_pages(void *p, size_t size, bool yes) {
+  (void)ERRNO_KEPT(madvise(p, size, yes ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
+}
+
+bool os_guard(void *p, size_t size) {
+  return ERRNO_KEPT(madvise(p, size, MADV_GUARD_INSTALL)) == 0 ||
+         ERRNO_KEPT(mprotect(p, size, PROT_NONE)) == 0;
+}
+
+/* A guard gives the memory back too; mprotect would keep it. */
+void os_fault(void *p, size_t size) {
+  (void)os_release(p, size);
+  (void)os_guard(p, size);
+}
+
+/* Flushing asynchronously does nothing to private memory, but says whether it is there. */
+bool os_is_mapped(uintptr_t lo, uintptr_t hi) {
+  lo = ALIGN_DOWN(lo, os_page_size());
+  return lo < hi && ERRNO_KEPT(msync((void *)lo, hi - lo, MS_ASYNC)) == 0;
+}
+
+uintptr_t os_lowest_mapped(uintptr_t lo, uintptr_t hi) {
+  size_t page = os_page_size();
+  lo = ALIGN_DOWN(lo, page);
+  uintptr_t yes = ALIGN_UP(hi, page);
+  while (lo < yes) {
+    uintptr_t middle = ALIGN_DOWN(lo + (yes - lo) / 2, page);
+    if (os_is_mapped(middle, yes))
+      yes = middle;
+    else
+      lo = middle + page;
+  }
+  return yes;
+}
+
+static uint64_t soft_limit(__rlimit_resource_t what) {
+  struct rlimit l;
+  if (ERRNO_KEPT(getrlimit(what, &l)) != 0 || l.rlim_cur == RLIM_INFINITY)
+    return UINT64_MAX;
+  return l.rlim_cur;
+}
+
+/* The first number of statm: pages of address space in use. */
+static uint64_t address_space_used(void) {
+  char buf[128];
+  uint64_t pages = 0;
+  if (!read_proc("/proc/self/statm", buf, sizeof buf))
+    return 0;
+  for (const char *c = buf; *c >= '0' && *c <= '9'; c++)
+    pages = pages * 10 + (uint64_t)(*c - '0');
+  return pages * os_page_size();
+}
+
+uint64_t os_address_space_left(void) {
+  uint64_t limit = soft_limit(RLIMIT_AS);
+  if (limit == UINT64_MAX)
+    return limit;
+  uint64_t used = address_space_used();
+  return limit > used ? limit - used : 0;
+}
+
+uint64_t os_stack_limit(void) { return soft_limit(RLIMIT_STACK); }

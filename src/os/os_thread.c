@@ -1,0 +1,110 @@
+/* Threads: starting them, their numbers, their stacks. */
+#define _GNU_SOURCE
+#include "os/os.h"
+
+#include "os/errno_kept.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int os_num_cpu(void) {
+  unsigned char mask[1024];
+  long bytes = ERRNO_KEPT(syscall(SYS_sched_getaffinity, 0, sizeof mask, mask));
+  int n = 0;
+  for (long i = 0; i < bytes; i++)
+    n += __builtin_popcount(mask[i]);
+  return n > 0 ? n : 1;
+}
+
+int os_gettid(void) { return (int)syscall(SYS_gettid); }
+bool os_is_main_thread(void) { return os_gettid() == getpid(); }
+
+/* What a new thread begins with; it frees this. */
+struct beginning {
+  void (*fn)(void *);
+  void *arg;
+  int sig;
+  char name[16];
+};
+
+static void *begin(void *p) {
+  struct beginning b = *(struct beginning *)p;
+  free(p);
+  if (b.sig != 0)
+    os_unblock_signal(b.sig);
+  if (b.name[0] != 0)
+    pthread_setname_np(pthread_self(), b.name);
+  b.fn(b.arg);
+  return NULL;
+}
+
+static int create(struct beginning *b, size_t stack_size) {
+  pthread_attr_t attr;
+  pthread_t thread;
+  int err = pthread_attr_init(&attr);
+  if (err != 0)
+    return err;
+  pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+  if (stack_size != 0)
+    err = pthread_attr_setstacksize(&attr, stack_size);
+  if (err == 0)
+    err = pthread_create(&thread, &attr, begin, b);
+  pthread_attr_destroy(&attr);
+  return err;
+}
+
+/* The new thread inherits the mask of this one, so that no signal finds it unprepared. */
+static int create_masked(struct beginning *b, size_t stack_size) {
+  uint64_t mask[16];
+  os_block_all_signals(mask);
+  int err = create(b, stack_size);
+  os_restore_signals(mask);
+  return err;
+}
+
+int os_thread_start(void (*fn)(void *), void *arg, size_t stack_size, int sig, const char *name) {
+  int saved = errno;
+  struct beginning *b = calloc(1, sizeof *b);
+  int err = b == NULL ? EAGAIN : 0;
+  if (b != NULL) {
+    *b = (struct beginning){.fn = fn, .arg = arg, .sig = sig};
+    for (size_t i = 0; name != NULL && name[i] != 0 && i < sizeof b->name - 1; i++)
+      b->name[i] = name[i];
+    err = create_masked(b, stack_size);
+  }
+  if (err != 0)
+    free(b);
+  errno = saved;
+  return err;
+}
+
+/* Without /proc the main thread's bounds are not to be had. All its frames lie below the address
+ * that the dynamic linker keeps. */
+extern void *__libc_stack_end __attribute__((weak));
+static void guess_stack(uintptr_t *lo, uintptr_t *hi) {
+  uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+  uintptr_t end = &__libc_stack_end ? (uintptr_t)__libc_stack_end : here;
+  uint64_t limit = os_stack_limit();
+  *hi = ALIGN_UP(end > here ? end : here, os_page_size());
+  *lo = *hi - (limit < ((uint64_t)64 << 20) ? limit : (uint64_t)8 << 20);
+}
+
+void os_thread_stack(uintptr_t *lo, uintptr_t *hi) {
+  int saved = errno;
+  pthread_attr_t attr;
+  void *p;
+  size_t size;
+  if (pthread_getattr_np(pthread_self(), &attr) == 0) {
+    pthread_attr_getstack(&attr, &p, &size);
+    pthread_attr_destroy(&attr);
+    *lo = (uintptr_t)p;
+    *hi = *lo + size;
+  } else {
+    guess_stack(lo, hi);
+  }
+  errno = saved;
+}

@@ -1,0 +1,77 @@
+/* G: a goroutine.
+ *
+ * A goroutine is a stack, the place where it goes on (sp, when it does not run), and a status:
+ *
+ *   Gidle      just made
+ *   Grunnable  in a run queue, or on the way into one
+ *   Grunning   on the thread g->m; its sp is not valid
+ *   Gsyscall   likewise, between gort_block_enter and gort_block_exit, without a P
+ *   Gwaiting   parked: somebody has to call ready()
+ *   Gdead      ended; on the list of free ones, or about to be
+ *
+ * The status changes only on the scheduler's stack (g0) of the thread that has the goroutine: who
+ * parks is Gwaiting only after its registers have been saved, so that who makes it ready cannot
+ * run it on two threads. It is written by one thread at a time, by turns: the owner of the
+ * goroutine, then who calls ready(), then the owner of the run queue. The collector reads it
+ * while the world stands; others for messages only.
+ *
+ * A struct g is never freed, but used anew: pointers to it stay pointers to some goroutine. */
+#ifndef SCHED_G_H
+#define SCHED_G_H
+
+#include "base/base.h"
+#include "base/m.h"
+
+enum gstatus { Gidle, Grunnable, Grunning, Gsyscall, Gwaiting, Gdead };
+
+enum waitreason {
+  waitReasonNone,
+  waitReasonSleep,
+  waitReasonFinalizerWait,
+  waitReasonGCWait,
+  waitReasonHalted, /* gort_main has returned */
+  waitReasons       /* how many */
+};
+
+struct g {
+  uintptr_t sp;       /* where switch_to goes on; valid when it does not run */
+  struct stack stack; /* constant while the goroutine lives */
+  uint32_t status;    /* enum gstatus; atomic, see above */
+  uint8_t waitreason; /* of Gwaiting; written before the status */
+  bool system;        /* the runtime's own: not counted, and runs on when gort_main has returned */
+  bool begun;         /* fn has been called; before, fn and arg are roots */
+  uint64_t goid;      /* constant while the goroutine lives */
+  void (*fn)(void *); /* what it runs; cleared when it begins */
+  void *arg;
+
+  struct m *m;         /* the thread it runs on; the owner's; atomic for messages */
+  struct g *schedlink; /* next in the global queue or in a list; its owner's */
+  struct g *alllink;   /* next in allgs; constant */
+  struct m *lockedm;   /* the one thread that may run it, or NULL; the owner's */
+  uint32_t locked;     /* depth of gort_lock_thread; the goroutine's */
+
+  /* What its thread does on g0 after the goroutine has left its stack: set by the goroutine just
+   * before it switches. */
+  void (*leave)(struct m *m, struct g *g);
+  bool (*commit)(struct g *g, void *arg); /* for gopark */
+  void *commit_arg;
+
+  /* Sleeping: sleep.c; under its lock. */
+  int64_t when;
+  struct g *child, *sibling;
+
+  char *last_error; /* the text of its last refusal, malloc'ed; freed with the goroutine */
+  /* When set, gort_goexit calls it instead of ending the goroutine; it does not return. The
+   * goroutine's. */
+  void (*goexit_hook)(void);
+
+  void *asan_fake_stack, *tsan_fiber; /* sanitizer.h */
+};
+
+/* All goroutines there ever were, by alllink. Grows at its head only; atomic. */
+extern struct g *allgs;
+
+/* The goroutine that runs here; NULL on a thread, and in the scheduler. */
+static inline struct g *getg(void) { return getm()->curg; }
+
+#endif

@@ -1,0 +1,333 @@
+/* Making and ending goroutines, and the public functions on them.
+ *
+ * A dead goroutine stays in allgs for good and is used anew. Those with a stack of the default
+ * size keep it: their stacks are warm, a few of them with each P, more in a common list; beyond
+ * that their memory is given back to the system and only the addresses stay. What lies on the
+ * stack of a dead goroutine, or above sp in one that has not begun, is no root. */
+#include "sched/sched.h"
+
+#include "base/kernel.h"
+#include "base/switch.h"
+#include "base/throw.h"
+#include "gc/stop.h"
+#include "gort/goroutine.h"
+#include "heap/malloc.h"
+#include "heap/upcall.h"
+#include "os/os.h"
+#include "sched/sanitizer.h"
+
+#include <stdlib.h>
+
+enum { GFREE_PER_P = 64, WARM_STACKS = 256 };
+
+struct g *allgs;
+
+/* Dead goroutines that no P has. */
+static struct {
+  struct mutex lock;
+  struct g *warm, *cold; /* with a stack; cold: its memory is with the system; under lock */
+  struct g *bare;        /* without; under lock */
+  uint32_t nwarm;        /* under lock */
+} gfree;
+
+static void push(struct g **list, struct g *g) {
+  g->schedlink = *list;
+  *list = g;
+}
+
+static struct g *pop(struct g **list) {
+  struct g *g = *list;
+  if (g)
+    *list = g->schedlink;
+  return g;
+}
+
+/* Dead goroutines. */
+
+static void put_common(struct g *g) {
+  bool bare = g->stack.hi == 0;
+  lock(&gfree.lock);
+  bool warm = !bare && gfree.nwarm < WARM_STACKS;
+  gfree.nwarm += warm;
+  if (warm)
+    push(&gfree.warm, g);
+  unlock(&gfree.lock);
+  if (warm)
+    return;
+  if (!bare)
+    os_release((void *)g->stack.lo, g->stack.hi - g->stack.lo);
+  lock(&gfree.lock);
+  push(bare ? &gfree.bare : &gfree.cold, g);
+  unlock(&gfree.lock);
+}
+
+static struct g *take_common(bool with_stack) {
+  lock(&gfree.lock);
+  struct g *g = NULL;
+  if (with_stack && (g = pop(&gfree.warm)) != NULL)
+    gfree.nwarm--;
+  else if (with_stack)
+    g = pop(&gfree.cold);
+  if (!g)
+    g = pop(&gfree.bare);
+  unlock(&gfree.lock);
+  return g;
+}
+
+/* With acquirem held; p may be NULL. When a P has too many, half of them go to the others. */
+static void gfput(struct p *p, struct g *g) {
+  if (!p || g->stack.hi == 0) {
+    put_common(g);
+    return;
+  }
+  push(&p->gfree, g);
+  if (++p->ngfree < GFREE_PER_P)
+    return;
+  while (p->ngfree > GFREE_PER_P / 2) {
+    p->ngfree--;
+    put_common(pop(&p->gfree));
+  }
+}
+
+static struct g *gfget(struct p *p, bool with_stack) {
+  if (with_stack && p && p->gfree) {
+    p->ngfree--;
+    return pop(&p->gfree);
+  }
+  return take_common(with_stack);
+}
+
+static struct g *make_g(void) {
+  struct g *g = persistentalloc(sizeof *g, CACHE_LINE);
+  g->status = Gdead;
+  g->alllink = load_relaxed(&allgs);
+  while (!__atomic_compare_exchange_n(&allgs, &g->alllink, g, false, __ATOMIC_SEQ_CST,
+                                      __ATOMIC_RELAXED))
+    continue;
+  return g;
+}
+
+/* Beginning. */
+
+/* The lowest frame of every goroutine. From here on fn and arg are the goroutine's own: what it
+ * drops is garbage. */
+static void goroutine_main(void *self) {
+  struct g *g = self;
+  arrive_on(g);
+  void (*fn)(void *) = g->fn;
+  void *arg = g->arg;
+  g->begun = true;
+  g->fn = NULL;
+  g->arg = NULL;
+  releasem(getm());
+  fn(arg);
+  end_goroutine();
+}
+
+/* Not in any queue yet. */
+struct g *new_g(void (*fn)(void *), void *arg, size_t stack_size, bool system, uint64_t goid) {
+  bool with_stack = stack_size == 0 || stack_size == DEFAULT_STACK;
+  struct m *m = acquirem();
+  struct g *g = gfget(m->p, with_stack);
+  if (!g)
+    g = make_g();
+  if (g->stack.hi == 0)
+    stack_alloc(g, stack_size);
+  sanitize_new(g);
+  g->sp = stack_prepare(g->stack.hi, goroutine_main, g);
+  g->goid = goid;
+  g->system = system;
+  g->begun = false;
+  g->fn = fn;
+  g->arg = arg;
+  store_release(&g->status, Grunnable);
+  if (!system)
+    add_relaxed(&sched.ngoroutines, 1);
+  releasem(m);
+  return g;
+}
+
+static void enqueue(struct g *g) {
+  struct m *m = acquirem();
+  if (m->p) {
+    runqput(m->p, g, true);
+  } else {
+    lock_raw(&sched.lock);
+    globrunqput(g);
+    unlock_raw(&sched.lock);
+  }
+  wakep();
+  releasem(m);
+}
+
+struct g *newproc(void (*fn)(void *), void *arg, size_t stack_size, bool system) {
+  sysmon_ensure();
+  struct g *g = new_g(fn, arg, stack_size, system, add_relaxed(&sched.goidgen, 1));
+  enqueue(g);
+  return g;
+}
+
+/* Ending. */
+
+/* On g0. */
+void goroutine_end(struct m *m, struct g *g) {
+  bool locked = g->lockedm != NULL;
+  if (!g->system)
+    add_relaxed(&sched.ngoroutines, -1);
+  if (locked)
+    m->lockedg = NULL;
+  g->lockedm = NULL;
+  g->locked = 0;
+  g->goexit_hook = NULL;
+  store_relaxed(&g->status, Gdead);
+  sanitize_end(g);
+  if (!stack_is_default(g))
+    stack_unmap(g);
+  gfput(m->p, g);
+  if (locked)
+    m->g0->status = Gdead;
+}
+
+/* free() takes locks, so it must be done before acquirem. */
+void end_goroutine(void) {
+  struct g *g = getg();
+  free(g->last_error);
+  g->last_error = NULL;
+  if (g == load_relaxed(&sched.maing))
+    main_goexit();
+  acquirem();
+  mcall(goroutine_end);
+  __builtin_unreachable();
+}
+
+void gfree_after_fork(void) {
+  gfree.lock = (struct mutex){0};
+  gfree.warm = gfree.cold = gfree.bare = NULL;
+  gfree.nwarm = 0;
+}
+
+void bury_goroutine(struct g *g) {
+  g->lockedm = NULL;
+  g->locked = 0;
+  g->goexit_hook = NULL;
+  g->last_error = NULL;
+  g->status = Gdead;
+  if (g->stack.hi != 0 && !stack_is_default(g))
+    stack_unmap(g);
+  put_common(g);
+}
+
+/* For the collector. */
+
+/* The world is stopped: goroutines that run are scanned with their threads. */
+static void scan_goroutines(void (*scan)(uintptr_t lo, uintptr_t hi)) {
+  for (struct g *g = load_acquire(&allgs); g; g = g->alllink) {
+    uint32_t status = load_relaxed(&g->status);
+    if (status != Grunnable && status != Gwaiting)
+      continue;
+    if (g->begun)
+      scan(g->sp, g->stack.hi);
+    else
+      scan((uintptr_t)&g->fn, (uintptr_t)(&g->arg + 1));
+  }
+}
+_Static_assert(offsetof(struct g, arg) == offsetof(struct g, fn) + PTR_SIZE, "scanned as one");
+
+static char **last_error(void) {
+  struct g *g = getg();
+  return g ? &g->last_error : NULL;
+}
+
+/* Finalizers have been queued. Without a spinning thread nobody might look for a long time. */
+static void wake_finalizers(void) {
+  sysmon_ensure();
+  struct m *m = acquirem();
+  wakep();
+  releasem(m);
+}
+
+void sched_init(int procs) {
+  sched.goidgen = 1;
+  idle_init(procs);
+  stack_init();
+  throw_traceback = traceback_all;
+  upcalls.safepoint = safepoint;
+  upcalls.scan_goroutines = scan_goroutines;
+  upcalls.entersyscall = entersyscall;
+  upcalls.exitsyscall = exitsyscall;
+  upcalls.wake_finalizers = wake_finalizers;
+  upcalls.last_error = last_error;
+  fing_init();
+}
+
+/* The public functions. */
+
+void gort_go_stack(void (*fn)(void *), void *arg, size_t stack_size) {
+  CHECK_ATTACHED("gort_go_stack");
+  if (!fn)
+    throw("gort_go_stack: fn is nil");
+  newproc(fn, arg, stack_size, false);
+}
+
+void gort_go(void (*fn)(void *), void *arg) {
+  CHECK_ATTACHED("gort_go");
+  if (!fn)
+    throw("gort_go: fn is nil");
+  newproc(fn, arg, 0, false);
+}
+
+void gort_yield(void) {
+  CHECK_ATTACHED("gort_yield");
+  if (getg())
+    goyield();
+  else
+    osyield();
+}
+
+void gort_goexit(void) {
+  CHECK_ATTACHED("gort_goexit");
+  struct g *g = getg();
+  if (!g)
+    throw("gort_goexit: not on a goroutine");
+  if (g->goexit_hook)
+    g->goexit_hook();
+  end_goroutine();
+}
+
+uint64_t gort_id(void) {
+  CHECK_ATTACHED("gort_id");
+  struct g *g = getg();
+  return g ? g->goid : 0;
+}
+
+int num_goroutines(void) { return load_relaxed(&sched.ngoroutines); }
+int gort_num_goroutines(void) { return num_goroutines(); }
+
+int gort_max_procs(int n) {
+  CHECK_ATTACHED("gort_max_procs");
+  return set_max_procs(n);
+}
+
+int64_t gort_nanotime(void) { return nanotime(); }
+
+void gort_lock_thread(void) {
+  CHECK_ATTACHED("gort_lock_thread");
+  struct m *m = acquirem();
+  struct g *g = m->curg;
+  if (g && g->locked++ == 0) {
+    g->lockedm = m;
+    m->lockedg = g;
+  }
+  releasem(m);
+}
+
+void gort_unlock_thread(void) {
+  CHECK_ATTACHED("gort_unlock_thread");
+  struct m *m = acquirem();
+  struct g *g = m->curg;
+  if (g && g->locked > 0 && --g->locked == 0) {
+    g->lockedm = NULL;
+    m->lockedg = NULL;
+  }
+  releasem(m);
+}

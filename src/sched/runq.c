@@ -1,0 +1,181 @@
+/* Run queues: one for each P, and a global one.
+ *
+ * The queue of a P is a ring that one thread fills and many empty. Only the owner of the P moves
+ * runqtail, so only it writes slots; everybody takes from runqhead, by compare and swap. A slot
+ * is written before the tail that makes it visible (release, acquire), and it is written anew
+ * only after the head has passed it: the owner sees that before it puts something there. A
+ * thief copies slots first and moves the head after: if the head has moved meanwhile, what it
+ * copied may be anything, and it tries again. Head and tail count up and wrap around together,
+ * so that tail - head is the length and no head comes back within reach.
+ *
+ * runnext holds one goroutine that goes before the queue: what the running one has just made
+ * ready, which so shares its time slice. The owner exchanges it, thieves take it by compare and
+ * swap.
+ *
+ * The global queue is a list under sched.lock. It takes what the rings have no room for, what
+ * comes from threads without a P, and what has had its time. */
+#include "sched/sched.h"
+
+#include "base/kernel.h"
+
+static struct g **slot(struct p *p, uint32_t i) { return &p->runq[i % RUNQ_SIZE]; }
+
+/* The global queue. */
+
+void globrunqput(struct g *g) {
+  g->schedlink = NULL;
+  if (sched.runqtail)
+    sched.runqtail->schedlink = g;
+  else
+    sched.runqhead = g;
+  sched.runqtail = g;
+  store_relaxed(&sched.runqsize, sched.runqsize + 1);
+}
+
+static struct g *globrunqpop(void) {
+  struct g *g = sched.runqhead;
+  sched.runqhead = g->schedlink;
+  if (!sched.runqhead)
+    sched.runqtail = NULL;
+  store_relaxed(&sched.runqsize, sched.runqsize - 1);
+  g->schedlink = NULL;
+  return g;
+}
+
+/* A fair share: as many for each P, but never more than half a ring, so that it has room. */
+static uint32_t share(uint32_t max) {
+  uint32_t n = sched.runqsize / sched.gomaxprocs + 1;
+  if (n > sched.runqsize)
+    n = sched.runqsize;
+  if (n > RUNQ_SIZE / 2)
+    n = RUNQ_SIZE / 2;
+  return max != 0 && n > max ? max : n;
+}
+
+/* The rest of the share goes to the ring, if it has room for it. */
+struct g *globrunqget(struct p *p, uint32_t max) {
+  if (sched.runqsize == 0)
+    return NULL;
+  uint32_t n = share(max);
+  struct g *g = globrunqpop();
+  uint32_t t = load_relaxed(&p->runqtail);
+  uint32_t room = RUNQ_SIZE - (t - load_acquire(&p->runqhead));
+  for (uint32_t i = 1; i < n && i <= room; i++)
+    store_relaxed(slot(p, t++), globrunqpop());
+  store_release(&p->runqtail, t);
+  return g;
+}
+
+/* Filling a ring. */
+
+/* The ring is full: moves half of it and g to the global queue, so that room is made for many
+ * at the price of one lock. False when a thief was faster. */
+static bool runqput_half(struct p *p, struct g *g, uint32_t h, uint32_t t) {
+  struct g *batch[RUNQ_SIZE / 2 + 1];
+  uint32_t n = (t - h) / 2;
+  for (uint32_t i = 0; i < n; i++)
+    batch[i] = load_relaxed(slot(p, h + i));
+  if (!cas_seqcst(&p->runqhead, h, h + n))
+    return false;
+  batch[n] = g;
+  lock_raw(&sched.lock);
+  for (uint32_t i = 0; i <= n; i++)
+    globrunqput(batch[i]);
+  unlock_raw(&sched.lock);
+  return true;
+}
+
+static void runqput_tail(struct p *p, struct g *g) {
+  for (;;) {
+    uint32_t h = load_acquire(&p->runqhead), t = load_relaxed(&p->runqtail);
+    if (t - h < RUNQ_SIZE) {
+      store_relaxed(slot(p, t), g);
+      store_release(&p->runqtail, t + 1);
+      return;
+    }
+    if (runqput_half(p, g, h, t))
+      return;
+  }
+}
+
+/* The owner's. `next`: before all others; who was next goes to the end. */
+void runqput(struct p *p, struct g *g, bool next) {
+  if (next)
+    g = xchg_seqcst(&p->runnext, g);
+  if (g)
+    runqput_tail(p, g);
+}
+
+/* Emptying it. */
+
+static struct g *runnext_take(struct p *p) {
+  struct g *g = load_relaxed(&p->runnext);
+  return g && cas_seqcst(&p->runnext, g, NULL) ? g : NULL;
+}
+
+/* The owner's. *inherit: the goroutine goes on in the time slice of the one before. A runnext
+ * that a thief takes away is no longer ours to wait for. */
+struct g *runqget(struct p *p, bool *inherit) {
+  struct g *g = runnext_take(p);
+  *inherit = g != NULL;
+  while (!g) {
+    uint32_t h = load_acquire(&p->runqhead);
+    if (h == load_relaxed(&p->runqtail))
+      return NULL;
+    g = load_relaxed(slot(p, h));
+    if (!cas_seqcst(&p->runqhead, h, h + 1))
+      g = NULL;
+  }
+  return g;
+}
+
+/* The owner may move runnext to the ring while we look: looking at the ring twice, with the same
+ * tail, means that it was empty when runnext was. */
+bool runqempty(const struct p *p) {
+  for (;;) {
+    uint32_t h = load_acquire(&p->runqhead), t = load_acquire(&p->runqtail);
+    struct g *next = load_acquire(&p->runnext);
+    if (t == load_acquire(&p->runqtail))
+      return h == t && !next;
+  }
+}
+
+/* Who was made ready just now will run in a moment where it is: its caller is about to park. Only
+ * if that does not come true it is taken. */
+static struct g *steal_runnext(struct p *from) {
+  if (!load_relaxed(&from->runnext))
+    return NULL;
+  if (load_relaxed(&from->status) == Prunning)
+    for (int i = 0; i < 3; i++)
+      osyield();
+  return runnext_take(from);
+}
+
+/* Takes half of what is in from's ring and puts all but the last of it, which is returned, into
+ * to's, which is empty. */
+struct g *runqsteal(struct p *to, struct p *from, bool runnext_too) {
+  uint32_t t = load_relaxed(&to->runqtail);
+  for (;;) {
+    uint32_t h = load_acquire(&from->runqhead), end = load_acquire(&from->runqtail);
+    uint32_t n = end - h;
+    if (n == 0)
+      return runnext_too ? steal_runnext(from) : NULL;
+    n -= n / 2;
+    if (n > RUNQ_SIZE / 2) /* h is old: the two do not belong together */
+      continue;
+    for (uint32_t i = 0; i < n; i++)
+      store_relaxed(slot(to, t + i), load_relaxed(slot(from, h + i)));
+    if (!cas_seqcst(&from->runqhead, h, h + n))
+      continue;
+    store_release(&to->runqtail, t + n - 1);
+    return load_relaxed(slot(to, t + n - 1));
+  }
+}
+
+/* The P goes out of use. */
+void runq_to_global(struct p *p) {
+  bool inherit;
+  struct g *g;
+  while ((g = runqget(p, &inherit)) != NULL)
+    globrunqput(g);
+}

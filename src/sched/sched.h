@@ -1,0 +1,231 @@
+/* The scheduler: goroutines (G) run on threads (M) that hold a processor (P).
+ *
+ *   G  what runs                                     g.h
+ *   M  a thread                                      base/m.h
+ *   P  the right to run goroutines; there are gort_max_procs() of them. It has a queue of
+ *      goroutines that are ready.
+ *
+ * A thread of the runtime's own runs the scheduler on its own stack, called g0 here, inside
+ * acquirem; from there it switches to a goroutine's stack, and back when the goroutine parks or
+ * ends. The counter m->locks belongs to the thread: who switches holds acquirem once, and what
+ * is switched to gives it back. A goroutine holds no lock of the runtime when it switches, other
+ * than the one that goparkunlock releases for it.
+ *
+ * Which thread sleeps and which is woken is told at the top of proc.c and idle.c. */
+#ifndef SCHED_SCHED_H
+#define SCHED_SCHED_H
+
+#include "base/atomic.h"
+#include "base/base.h"
+#include "base/lock.h"
+#include "base/m.h"
+#include "sched/g.h"
+
+enum {
+  MAX_PROCS = 1024,
+#ifdef GORT_TORTURE
+  RUNQ_SIZE = 4,
+#else
+  RUNQ_SIZE = 256,
+#endif
+  DEFAULT_STACK = 256 << 10,
+  MIN_STACK = 16 << 10,
+  STACK_GUARD = 64 << 10,
+  MAX_MAIN_STACK = 64 << 20,
+};
+
+enum pstatus {
+  Pidle,    /* on sched.pidle, or about to be */
+  Prunning, /* p->m has it */
+  Psyscall, /* its thread is between gort_block_enter and _exit and will take it back, unless
+               somebody is faster */
+  Pdead,    /* beyond gort_max_procs() */
+};
+
+struct p {
+  uint32_t id;          /* constant */
+  uint32_t status;      /* enum pstatus; atomic: from Psyscall it is taken by compare and swap */
+  struct m *m;          /* who has it; atomic for sysmon */
+  struct p *link;       /* in sched.pidle or sched.starting; under sched.lock */
+  uint32_t schedtick;   /* grows with each time slice; the owner's; atomic for sysmon */
+  uint32_t syscalltick; /* grows with each block; the owner's; atomic for sysmon */
+  bool start_spinning;  /* in sched.starting: how its new thread begins; under sched.lock */
+
+  /* What sysmon saw last; sysmon's. */
+  struct {
+    uint32_t schedtick, syscalltick;
+    int64_t schedwhen, syscallwhen;
+  } seen;
+
+  /* The queue: runq.c. */
+  uint32_t runqhead __attribute__((aligned(CACHE_LINE))); /* atomic: moved by compare and swap */
+  uint32_t runqtail;                                      /* atomic: moved by the owner */
+  struct g *runnext;                                      /* atomic: goes before the queue */
+  struct g *runq[RUNQ_SIZE];                              /* atomic */
+
+  /* Dead goroutines with their stacks, the owner's: goroutine.c. */
+  struct g *gfree;
+  uint32_t ngfree;
+};
+
+struct sched {
+  /* Taken with acquirem held, or by sysmon, which is not attached; nothing is called under it
+   * that could block. */
+  struct mutex lock;
+
+  /* Under the lock; the counters are atomic for those who only look. */
+  struct p *pidle;    /* Ps that nobody has */
+  uint32_t npidle;    /* how many */
+  struct m *midle;    /* threads that wait for a P */
+  int32_t nm;         /* threads that run goroutines, those about to start included */
+  int32_t nmidle;     /* of these, waiting in stopm, stoplockedm or wait_for_main */
+  struct g *runqhead; /* the global queue, by schedlink */
+  struct g *runqtail;
+  uint32_t runqsize;
+  struct p *starting;   /* Ps for which sysmon is to start a thread */
+  uint32_t gomaxprocs;  /* Ps with a smaller id may be used */
+  uint32_t nallp;       /* Ps there are in allp; grows */
+  bool no_more_threads; /* the system refused one when there was none: m0 runs everything;
+                           atomic */
+  bool m0_waits;        /* m0 waits for the main goroutine to end */
+  bool checkdead_later; /* everybody sleeps, but help may still come */
+  bool refused;         /* the system refused a thread; sysmon tries again; atomic */
+
+  uint32_t nmspinning; /* threads that look for work and have none; atomic */
+  uint64_t goidgen;    /* the last id given; atomic */
+  int32_t ngoroutines; /* user goroutines that live; atomic */
+
+  /* gort_main: */
+  struct m *m0;     /* the thread that called it, while it is there; atomic */
+  struct g *maing;  /* the main goroutine; constant once set; atomic */
+  bool main_done;   /* its function has returned: user goroutines run no more; atomic */
+  bool main_ended;  /* and m0 may return; atomic */
+  bool main_goexit; /* it called gort_goexit; under the lock */
+
+  /* sysmon: sysmon.c */
+  uint32_t sysmon_state; /* none, started; atomic */
+  bool sysmon_waits;     /* it sleeps until it is woken; under the lock; atomic */
+  bool sysmon_called;    /* sysmon_note is set; under the lock */
+  struct note sysmon_note;
+};
+
+extern struct sched sched;
+extern struct p *allp[MAX_PROCS]; /* the first sched.nallp are there; atomic */
+
+/* --- For other parts ----------------------------------------------------------------------- */
+
+/* Starts the scheduler; no thread is started before it is needed. */
+void sched_init(int procs);
+/* In a child of fork, the world stopped: only the calling thread and its goroutine live on, and
+ * the runtime's goroutines that were not running. */
+void sched_after_fork(void);
+/* How many user goroutines there are. */
+int num_goroutines(void);
+
+extern uint64_t stack_inuse; /* bytes of goroutine stacks mapped; atomic */
+
+/* A new goroutine that runs fn(arg), ready to run. Any attached thread. stack_size 0: the
+ * default. System goroutines are not counted and go on after gort_main has returned. */
+struct g *newproc(void (*fn)(void *), void *arg, size_t stack_size, bool system);
+
+/* Parks the calling goroutine and releases the lock, once it can be made ready. */
+void goparkunlock(struct mutex *l, enum waitreason why);
+/* Parks the calling goroutine, once commit(g, arg), on g0, has said true; it may release what
+ * guards the goroutine from being made ready. NULL commits always: it is never made ready. */
+void gopark(bool (*commit)(struct g *g, void *arg), void *arg, enum waitreason why);
+/* Makes a parked goroutine run again. Any attached thread, locks held or not. */
+void ready(struct g *g);
+
+/* runfinq.c: the finalizer goroutine. */
+void fing_init(void);       /* installs upcalls.createfing and upcalls.on_fing */
+void fing_after_fork(void); /* makes a new fing where the old one was running */
+
+/* --- Within the scheduler ------------------------------------------------------------------ */
+
+/* idle.c */
+void idle_init(int procs);
+void pidleput(struct p *p); /* under sched.lock */
+struct p *pidleget(void);   /* under sched.lock */
+void acquirep(struct m *m, struct p *p);
+struct p *releasep(struct m *m);
+bool p_is_retired(const struct p *p); /* beyond gomaxprocs */
+void wakep(void);
+void startm(struct p *p, bool spinning);
+void stopm(struct m *m);
+void handoffp(struct p *p);
+void start_threads(void); /* sysmon's: those that newm has asked for */
+void wait_in_kernel(struct m *m, int64_t ns);
+int set_max_procs(int n);  /* returns the old */
+void checkdead(void);      /* under sched.lock */
+void m_begin(struct m *m); /* makes m's thread one that can run schedule_loop */
+
+/* proc.c */
+void schedule_loop(struct m *m); /* returns when the thread has to end */
+void schedule_once(struct m *m); /* finds a goroutine and runs it until it leaves its stack */
+void execute(struct m *m, struct g *g, bool inherit);
+bool work_waits(void);
+bool halted(const struct g *g);
+
+/* park.c */
+void mcall(void (*leave)(struct m *m, struct g *g));
+void arrive_on(struct g *g);
+void goyield(void); /* on a goroutine: behind all others */
+void safepoint(struct m *m);
+void park_halted(void);
+
+/* syscall.c */
+void entersyscall(struct m *m);
+void exitsyscall(struct m *m);
+void stoplockedm(struct m *m);
+void startlockedm(struct m *m, struct g *g);
+
+/* runq.c */
+void runqput(struct p *p, struct g *g, bool next);
+struct g *runqget(struct p *p, bool *inherit);
+bool runqempty(const struct p *p);
+struct g *runqsteal(struct p *to, struct p *from, bool runnext_too);
+void globrunqput(struct g *g);                    /* under sched.lock */
+struct g *globrunqget(struct p *p, uint32_t max); /* under sched.lock; max 0: a fair share */
+void runq_to_global(struct p *p);                 /* under sched.lock */
+
+/* stack.c */
+void stack_init(void);
+void stack_alloc(struct g *g, size_t size); /* throws when there is no memory */
+bool stack_is_default(const struct g *g);
+void stack_unmap(struct g *g); /* not a default one */
+void stack_after_fork(void);
+
+/* goroutine.c */
+void goroutine_end(struct m *m, struct g *g); /* on g0 */
+struct g *new_g(void (*fn)(void *), void *arg, size_t stack_size, bool system, uint64_t goid);
+void gfree_after_fork(void);
+void bury_goroutine(struct g *g); /* after fork: it is dead and can be used anew */
+GORT_NORETURN void end_goroutine(void);
+
+/* sleep.c */
+void timers_run(void); /* makes ready who has slept long enough */
+bool timers_due(void);
+int64_t timers_next(void);      /* the nearest deadline; INT64_MAX: none */
+bool timers_unwatched(void);    /* there are sleepers, and no thread waits for the first */
+bool timers_watch(struct m *m); /* waits for the nearest deadline; false: not our business */
+void timers_after_fork(void);
+
+/* sysmon.c */
+void sysmon_ensure(void);
+void sysmon_call(void); /* under sched.lock: wakes it */
+void sysmon_hurry(void);
+void sysmon_after_fork(void);
+
+/* main.c */
+void m0_wake(void); /* under sched.lock */
+GORT_NORETURN void main_returned(void);
+void main_goexit(void); /* the main goroutine ends by itself */
+
+/* traceback.c */
+void traceback_all(void);
+
+/* symbol.c: writes the name of the function at pc and the offset in it, or the object's name and
+ * the offset in that, to buf. Takes no lock and allocates nothing. */
+void symbol_name(uintptr_t pc, char *buf, size_t size);
+
+#endif

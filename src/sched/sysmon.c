@@ -1,0 +1,222 @@
+/* sysmon: the thread that watches the others.
+ *
+ * It holds no P, runs no goroutine and is not attached, so it goes on whatever the others do, the
+ * world's stop included. It
+ *
+ *   - starts the threads that the scheduler asks for (see idle.c);
+ *   - asks a thread that has run one time slice for 10 ms to give way;
+ *   - takes the P of a thread that is blocked, if others could use it, or after 10 ms;
+ *   - sees to it that a deadline does not pass while nobody waits for it;
+ *   - looks for a deadlock again while help may still come.
+ *
+ * It looks every 20 µs while there is something to do, then less and less, down to every 10 ms;
+ * and while all Ps are idle it sleeps until it is called. */
+#include "sched/sched.h"
+
+#include "base/kernel.h"
+#include "base/switch.h"
+#include "base/throw.h"
+#include "gc/stop.h"
+#include "os/os.h"
+
+#include <string.h>
+
+enum {
+  MICROSECOND = 1000,
+  MILLISECOND = 1000 * MICROSECOND,
+  SLICE = 10 * MILLISECOND,
+  SHORTEST = 20 * MICROSECOND,
+  LONGEST = 10 * MILLISECOND,
+  PATIENT_LOOKS = 50, /* in vain, before it looks less often */
+  CHECKDEAD_EVERY = 100 * MILLISECOND,
+};
+
+enum { SYSMON_NONE, SYSMON_STARTED };
+
+/* Being called. */
+
+void sysmon_call(void) {
+  store_relaxed(&sched.sysmon_waits, false);
+  if (sched.sysmon_called)
+    return;
+  sched.sysmon_called = true;
+  notewakeup(&sched.sysmon_note);
+}
+
+/* Its present nap, in ns; sysmon's; atomic. */
+static int64_t nap;
+
+/* Somebody has blocked while others wait for its P. */
+void sysmon_hurry(void) {
+  if (load_relaxed(&nap) <= MILLISECOND)
+    return;
+  lock_raw(&sched.lock);
+  sysmon_call();
+  unlock_raw(&sched.lock);
+}
+
+/* True when it was called. */
+static bool sleep_until_called(int64_t ns) {
+  bool called = notesleep(&sched.sysmon_note, ns);
+  lock_raw(&sched.lock);
+  if (sched.sysmon_called) {
+    sched.sysmon_called = false;
+    noteclear(&sched.sysmon_note);
+  }
+  store_relaxed(&sched.sysmon_waits, false);
+  unlock_raw(&sched.lock);
+  return called;
+}
+
+/* Looking. */
+
+/* The thread is asked in time, not stopped: it gives way when it next calls the runtime. */
+static void watch_slice(struct p *p, int64_t now) {
+  uint32_t tick = load_relaxed(&p->schedtick);
+  struct m *m = load_relaxed(&p->m);
+  if (p->seen.schedtick != tick) {
+    p->seen.schedtick = tick;
+    p->seen.schedwhen = now;
+  } else if (now - p->seen.schedwhen >= SLICE && m) {
+    ask_preempt(m);
+  }
+}
+
+/* Whether others could use the P of a thread that is blocked. */
+static bool wanted(const struct p *p) {
+  if (!runqempty(p) || load_relaxed(&sched.runqsize) != 0 || timers_due())
+    return true;
+  return load_relaxed(&sched.npidle) + load_relaxed(&sched.nmspinning) == 0;
+}
+
+/* True when the P was taken. It must have been blocked at two looks. */
+static bool watch_block(struct p *p, int64_t now) {
+  uint32_t tick = load_relaxed(&p->syscalltick);
+  if (p->seen.syscalltick != tick) {
+    p->seen.syscalltick = tick;
+    p->seen.syscallwhen = now;
+    return false;
+  }
+  if (!wanted(p) && now - p->seen.syscallwhen < SLICE)
+    return false;
+  if (!cas_seqcst(&p->status, Psyscall, Pidle))
+    return false;
+  handoffp(p);
+  return true;
+}
+
+static bool watch_all(int64_t now) {
+  bool did = false;
+  for (uint32_t i = 0, n = load_acquire(&sched.nallp); i < n; i++) {
+    struct p *p = allp[i];
+    uint32_t status = load_relaxed(&p->status);
+    if (status == Prunning)
+      watch_slice(p, now);
+    else if (status == Psyscall)
+      did |= watch_block(p, now);
+  }
+  return did;
+}
+
+/* Threads were refused, and there may be work for more of them; or a deadline has passed that no
+ * thread has waited for. */
+static void wake_who_is_missing(void) {
+  bool missing = load_relaxed(&sched.refused) || (timers_due() && timers_unwatched());
+  if (missing && work_waits())
+    wakep();
+}
+
+/* Sleeping. */
+
+static bool all_idle(void) { return load_relaxed(&sched.npidle) == sched.gomaxprocs; }
+
+static void look_for_deadlock(void) {
+  lock_raw(&sched.lock);
+  if (sched.checkdead_later)
+    checkdead();
+  unlock_raw(&sched.lock);
+}
+
+/* While nothing runs there is nothing to watch. */
+static void sleep_while_idle(void) {
+  lock_raw(&sched.lock);
+  bool idle = all_idle() && !sched.starting && !sched.sysmon_called;
+  store_relaxed(&sched.sysmon_waits, idle);
+  bool later = sched.checkdead_later;
+  unlock_raw(&sched.lock);
+  if (!idle)
+    return;
+  if (!sleep_until_called(later ? CHECKDEAD_EVERY : -1))
+    look_for_deadlock();
+}
+
+/* Longer and longer after `idle` looks in vain, but not past a deadline. */
+static int64_t next_nap(uint32_t idle, int64_t now) {
+  int64_t ns = idle == 0 ? SHORTEST : load_relaxed(&nap);
+  if (idle > PATIENT_LOOKS)
+    ns *= 2;
+  if (ns > LONGEST)
+    ns = LONGEST;
+  int64_t left = timers_next() - now;
+  if (timers_unwatched() && left < ns)
+    ns = left < SHORTEST ? SHORTEST : left;
+  return ns;
+}
+
+static void sysmon(void *unused) {
+  (void)unused;
+  for (uint32_t idle = 0;; idle++) {
+    int64_t now = nanotime();
+    store_relaxed(&nap, next_nap(idle, now));
+    if (sleep_until_called(nap))
+      idle = 0;
+    start_threads();
+    if (load_relaxed(&sched.npidle) == load_relaxed(&sched.gomaxprocs)) {
+      sleep_while_idle();
+      idle = 0;
+      start_threads();
+    }
+    if (watch_all(nanotime()))
+      idle = 0;
+    wake_who_is_missing();
+  }
+}
+
+/* Starting it. */
+
+/* Without it no thread can be made: m0 has to run everything, if there is m0. */
+static void refused(int err) {
+  lock_raw(&sched.lock);
+  if (!sched.m0)
+    throw("cannot start a thread: %s (%d)", strerror(err), err);
+  store_relaxed(&sched.no_more_threads, true);
+  unlock_raw(&sched.lock);
+}
+
+/* The collector does not wait for a thread that may wait for a lock of malloc. */
+static void start(uintptr_t sp, void *unused) {
+  (void)unused;
+  struct m *m = acquirem();
+  enterblocked(m, sp);
+  int err = os_thread_start(sysmon, NULL, 0, 0, "gort-sysmon");
+  leaveblocked(m);
+  if (err != 0)
+    refused(err);
+  releasem(m);
+}
+
+/* Before the first goroutine is made; in a child of fork, the first after that. Not where the
+ * caller holds a lock, nor in a stopped world. */
+void sysmon_ensure(void) {
+  if (likely(load_acquire(&sched.sysmon_state) == SYSMON_STARTED) || world_is_stopped())
+    return;
+  if (cas_seqcst(&sched.sysmon_state, SYSMON_NONE, SYSMON_STARTED))
+    spill_and_call(start, NULL);
+}
+
+/* It is gone, and is started again by who needs it: most children of fork do not. */
+void sysmon_after_fork(void) {
+  sched.sysmon_state = SYSMON_NONE;
+  sched.sysmon_waits = sched.sysmon_called = false;
+  noteclear(&sched.sysmon_note);
+}

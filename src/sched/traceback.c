@@ -1,0 +1,236 @@
+/* Traces: every goroutine's state, and where it is.
+ *
+ * Callers are followed by frame pointers. The library is compiled with them; a program that is not
+ * has shorter traces, or odd ones, but never a crash: a frame is only read where one of the
+ * goroutine's or thread's stacks is known to be mapped.
+ *
+ * After a throw nothing can be relied upon: no lock is taken, nothing is allocated, and the other
+ * threads run on, so the goroutines that run there are only named. gort_print_goroutines stops the
+ * world, so that it sees all of them. It writes only when the world runs again, for who reads at
+ * the other end may be one of those that stand still. */
+#include "sched/sched.h"
+
+#include "base/kernel.h"
+#include "base/switch.h"
+#include "base/throw.h"
+#include "gc/stop.h"
+#include "gort/goroutine.h"
+#include "os/os.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+enum { MAX_FRAMES = 50 };
+
+/* Where the text goes: to a descriptor at once, or to memory. What has no room is only counted. */
+struct out {
+  int fd; /* -1: to memory */
+  char *text;
+  size_t size, n;
+};
+
+__attribute__((format(printf, 2, 3))) static void print(struct out *o, const char *fmt, ...) {
+  char line[512];
+  va_list ap;
+  va_start(ap, fmt);
+  int n = vsnprintf(line, sizeof line, fmt, ap);
+  va_end(ap);
+  size_t len = n < 0 ? 0 : (size_t)n < sizeof line ? (size_t)n : sizeof line - 1;
+  if (o->fd >= 0)
+    write_fd(o->fd, line, len);
+  else if (o->n + len <= o->size)
+    __builtin_memcpy(o->text + o->n, line, len);
+  o->n += len;
+}
+
+/* Following frames. */
+
+/* What may be read: the stacks that a goroutine and its thread run on. */
+struct readable {
+  struct stack stack[4];
+};
+
+static bool can_read(const struct readable *r, uintptr_t p) {
+  for (size_t i = 0; i < COUNT_OF(r->stack); i++)
+    if (p >= r->stack[i].lo && p + sizeof(struct frame_record) <= r->stack[i].hi)
+      return p % PTR_SIZE == 0;
+  return false;
+}
+
+static void print_pc(struct out *o, uintptr_t pc) {
+  char name[256];
+  symbol_name(pc, name, sizeof name);
+  print(o, "\t0x%016zx %s\n", (size_t)pc, name);
+}
+
+/* A frame that leads nowhere new ends the trace: the frames of other stacks excepted, callers lie
+ * higher, so none is seen twice within MAX_FRAMES for nothing. */
+UNSANITIZED static void print_frames(struct out *o, const struct readable *r, uintptr_t fp) {
+  for (int i = 0; can_read(r, fp); i++) {
+    struct frame_record f = *(const struct frame_record *)fp;
+    if (f.pc == 0 || f.fp == fp)
+      return;
+    if (i == MAX_FRAMES) {
+      print(o, "\t...\n");
+      return;
+    }
+    print_pc(o, f.pc);
+    fp = f.fp;
+  }
+}
+
+/* Goroutines. */
+
+static const char *reason_name(uint8_t why) {
+  static const char *const name[waitReasons] = {
+      [waitReasonNone] = "waiting",
+      [waitReasonSleep] = "sleep",
+      [waitReasonFinalizerWait] = "finalizer wait",
+      [waitReasonGCWait] = "GC wait",
+      [waitReasonHalted] = "halted: gort_main has returned",
+  };
+  return why < waitReasons ? name[why] : "waiting";
+}
+
+static const char *status_name(const struct g *g) {
+  switch (load_relaxed(&g->status)) {
+  case Grunnable:
+    return "runnable";
+  case Grunning:
+    return "running";
+  case Gsyscall:
+    return "blocked in a call";
+  case Gwaiting:
+    return reason_name(g->waitreason);
+  default:
+    return "dead";
+  }
+}
+
+static void print_header(struct out *o, const struct g *g) {
+  print(o, "\ngoroutine %llu [%s%s%s]:\n", (unsigned long long)g->goid, status_name(g),
+        g->lockedm ? ", locked to thread" : "", g->system ? ", system" : "");
+}
+
+static struct readable stacks_of(const struct g *g, const struct m *m) {
+  struct readable r = {{{0, 0}}};
+  if (g)
+    r.stack[0] = g->stack;
+  if (m) {
+    r.stack[1] = m->hoststack;
+    r.stack[2] = m->sysstack;
+    r.stack[3] = m->altstack;
+  }
+  return r;
+}
+
+UNSANITIZED static void print_parked(struct out *o, const struct g *g) {
+  struct readable r = stacks_of(g, NULL);
+  uintptr_t record = (uintptr_t)saved_frame(g->sp);
+  if (g->begun)
+    print_frames(o, &r, record);
+  else
+    print_pc(o, (uintptr_t)g->fn);
+}
+
+/* The copy that gort_block_enter has made of the lowest frames; those above are in place. */
+UNSANITIZED static void print_blocked(struct out *o, const struct g *g, const struct m *m) {
+  uintptr_t sp = m->sp, record = (uintptr_t)saved_frame(sp), n = m->regs.hi - m->regs.lo;
+  struct readable r = stacks_of(g, NULL);
+  while (record >= sp && record + sizeof(struct frame_record) <= sp + n && record % PTR_SIZE == 0) {
+    const struct frame_record *f = (const struct frame_record *)(m->regs.lo + (record - sp));
+    if (f->pc == 0)
+      return;
+    print_pc(o, f->pc);
+    record = f->fp;
+  }
+  print_frames(o, &r, record);
+}
+
+/* `stopped`: with the world stopped what other threads run can be seen too. */
+static void print_on_thread(struct out *o, const struct g *g, bool stopped) {
+  struct m *m = load_relaxed(&g->m);
+  if (!m)
+    return;
+  struct readable r = stacks_of(g, m);
+  if (m == getm())
+    print_frames(o, &r, (uintptr_t)__builtin_frame_address(0));
+  else if (!stopped)
+    print(o, "\ton thread %d\n", m->tid);
+  else if (load_acquire(&m->status) == M_BLOCKED)
+    print_blocked(o, g, m);
+  else
+    print_frames(o, &r, m->fp);
+}
+
+static void print_goroutine(struct out *o, const struct g *g, bool stopped) {
+  uint32_t status = load_acquire(&g->status);
+  if (status == Gdead || status == Gidle)
+    return;
+  print_header(o, g);
+  if (status == Grunning || status == Gsyscall)
+    print_on_thread(o, g, stopped);
+  else
+    print_parked(o, g);
+}
+
+static void print_others(struct out *o, const struct g *self, bool stopped) {
+  for (struct g *g = load_acquire(&allgs); g; g = g->alllink)
+    if (g != self)
+      print_goroutine(o, g, stopped);
+}
+
+static void print_thread(struct out *o) {
+  struct readable r = stacks_of(NULL, getm());
+  print(o, "\nthread %d:\n", os_gettid());
+  print_frames(o, &r, (uintptr_t)__builtin_frame_address(0));
+}
+
+static void print_all(struct out *o, bool stopped) {
+  struct g *self = getg();
+  if (self)
+    print_goroutine(o, self, stopped);
+  else
+    print_thread(o);
+  print_others(o, self, stopped);
+}
+
+void traceback_all(void) {
+  struct out o = {.fd = 2};
+  print_all(&o, false);
+}
+
+/* The public function. */
+
+static void blocked_write(uintptr_t sp, void *arg) {
+  const struct out *o = arg;
+  struct m *m = acquirem();
+  enterblocked(m, sp);
+  write_fd(o->fd, o->text, o->n);
+  leaveblocked(m);
+  releasem(m);
+}
+
+/* True when it had room. */
+static bool collect(struct out *o) {
+  stoptheworld("gort_print_goroutines");
+  print_all(o, true);
+  starttheworld();
+  return o->n <= o->size;
+}
+
+void gort_print_goroutines(int fd) {
+  CHECK_ATTACHED("gort_print_goroutines");
+  for (size_t size = (size_t)1 << 20;; size *= 2) {
+    struct out o = {.fd = -1, .text = os_map(size, os_page_size()), .size = size};
+    if (!o.text)
+      throw("gort_print_goroutines: out of memory (%zu bytes)", size);
+    bool whole = collect(&o);
+    o.fd = fd;
+    if (whole)
+      spill_and_call(blocked_write, &o);
+    os_unmap(o.text, size);
+    if (whole)
+      return;
+  }
+}

@@ -1,0 +1,30 @@
+/* Allocation by type. */
+#include "base/throw.h"
+#include "heap/malloc.h"
+#include "type/typemap.h"
+
+static void *alloc_typed(size_t size, size_t align, const gort_type *t, const char *what) {
+  int kind = type_noscan(t) ? GORT_NOSCAN : GORT_TYPED;
+  return mallocgc_or_throw(size, align, kind, t, what);
+}
+
+void *gort_alloc_of(const gort_type *t) {
+  CHECK_ATTACHED("gort_alloc_of");
+  if (t == NULL)
+    throw("gort_alloc_of: type is nil");
+  return alloc_typed(t->size, t->align, t, "gort_alloc_of");
+}
+
+void *gort_alloc_array_of(const gort_type *t, size_t n) {
+  CHECK_ATTACHED("gort_alloc_array_of");
+  if (t == NULL)
+    throw("gort_alloc_array_of: type is nil");
+  size_t size = checked_size(n, t->size, 0, "gort_alloc_array_of");
+  return alloc_typed(size, t->align, t, "gort_alloc_array_of");
+}
+
+/* What the inline path does not do: other sizes, and a thread's run that is used up. */
+void *gort_new_slow(size_t size, size_t align, int kind, const gort_type *t) {
+  CHECK_ATTACHED("gort_new");
+  return mallocgc_or_throw(size, align, kind, t, "gort_new");
+}
