@@ -1,0 +1,383 @@
+/* The process as a whole: gort_main, its end and what may follow, exit() at any time, fork. */
+#include "check.h"
+
+#include <sys/syscall.h>
+
+/* --- gort_main ------------------------------------------------------------------------------ */
+
+static int given;
+static atomic_int ran;
+
+static void check_main_goroutine(void *arg) {
+  CHECK(arg == &given);
+  CHECK(gort_id() == 1);
+  CHECK(gort_num_goroutines() == 1);
+  CHECK(gort_alloc(100) != NULL);
+  atomic_fetch_add(&ran, 1);
+}
+
+CASE(main_runs) {
+  CHECK(gort_main(check_main_goroutine, &given) == 0);
+  CHECK(atomic_load(&ran) == 1);
+}
+
+CASE(main_after_init) {
+  gort_init();
+  CHECK(gort_main(check_main_goroutine, &given) == 0);
+  CHECK(atomic_load(&ran) == 1);
+}
+
+static void init_inside(void *unused) {
+  (void)unused;
+  gort_init();
+  CHECK(gort_id() == 1);
+}
+
+CASE(init_in_main) {
+  CHECK(gort_main(init_inside, NULL) == 0);
+  gort_init();
+}
+
+static void test_main_runs_the_main_goroutine(void **state) {
+  (void)state;
+  expect_quiet(main_runs);
+  expect_quiet(main_after_init);
+  expect_quiet(init_in_main);
+}
+
+static void do_nothing(void *unused) { (void)unused; }
+
+CASE(main_twice) {
+  gort_main(do_nothing, NULL);
+  gort_main(do_nothing, NULL);
+}
+
+static void call_main(void *unused) {
+  (void)unused;
+  gort_main(do_nothing, NULL);
+}
+CASE(main_in_main) { gort_main(call_main, NULL); }
+
+static void test_main_twice_throws(void **state) {
+  (void)state;
+  expect_death("fatal error: gort_main: called twice", main_twice);
+  expect_death("fatal error: gort_main: called twice", main_in_main);
+}
+
+/* --- After gort_main ------------------------------------------------------------------------ */
+
+static atomic_int turns;
+
+static void turn_for_good(void *unused) {
+  (void)unused;
+  for (;;) {
+    atomic_fetch_add(&turns, 1);
+    gort_yield();
+  }
+}
+
+static void start_turning(void *unused) {
+  (void)unused;
+  for (int i = 0; i < 4; i++)
+    gort_go(turn_for_good, NULL);
+  while (atomic_load(&turns) < 1000)
+    gort_yield();
+}
+
+CASE(others_stop) {
+  gort_main(start_turning, NULL);
+  for (int i = 0; i < 20; i++) /* one that is running may go on to its next call */
+    nap();
+  int before = atomic_load(&turns);
+  for (int i = 0; i < 100; i++)
+    nap();
+  CHECK(atomic_load(&turns) == before);
+}
+
+static void test_other_goroutines_do_not_run_any_more(void **state) {
+  (void)state;
+  expect_quiet(others_stop);
+}
+
+static NOINLINE void make_watched(void *unused) {
+  (void)unused;
+  for (int i = 0; i < MANY; i++)
+    watch(gort_alloc(40));
+}
+
+CASE(drain_after_main) {
+  watch_begin();
+  gort_main(make_watched, NULL);
+  CHECK(mostly((size_t)deaths(), MANY));
+  CHECK(!gort_thread_attach());
+  CHECK(gort_id() == 0);
+  make_watched(NULL);
+  CHECK(mostly((size_t)deaths(), 2 * MANY));
+}
+
+static void test_the_thread_stays_attached_after_main(void **state) {
+  (void)state;
+  expect_quiet(drain_after_main);
+}
+
+/* What the other goroutines held when they were stopped is still theirs. */
+static atomic_int parked;
+
+static void hold_and_sleep(void *unused) {
+  (void)unused;
+  void *mine = watch(gort_alloc(40));
+  atomic_fetch_add(&parked, 1);
+  gort_sleep(INT64_C(1000000000000));
+  gort_keep_alive(mine);
+}
+
+static void start_holders(void *unused) {
+  (void)unused;
+  for (int i = 0; i < 50; i++)
+    gort_go(hold_and_sleep, NULL);
+  while (atomic_load(&parked) < 50)
+    gort_yield();
+}
+
+CASE(holders_hold) {
+  watch_begin();
+  gort_main(start_holders, NULL);
+  CHECK(deaths() == 0);
+}
+
+static void test_stopped_goroutines_keep_what_they_hold(void **state) {
+  (void)state;
+  expect_quiet(holders_hold);
+}
+
+/* --- exit() --------------------------------------------------------------------------------- */
+
+static void exit_7(void *unused) {
+  (void)unused;
+  exit(7);
+}
+
+static void allocate_for_good(void *unused) {
+  (void)unused;
+  for (;;)
+    gort_set_finalizer_fn(gort_alloc(200), do_nothing);
+}
+
+static void busy_background(void) {
+  for (int i = 0; i < 2; i++) {
+    gort_go(allocate_for_good, NULL);
+    CHECK(gort_thread_start(allocate_for_good, NULL) == 0);
+  }
+  start_collecting();
+}
+
+static void exit_in_goroutine(void *unused) {
+  (void)unused;
+  busy_background();
+  gort_go(exit_7, NULL);
+  for (;;)
+    gort_sleep(1000000);
+}
+
+static void exit_in_main_goroutine(void *unused) {
+  (void)unused;
+  busy_background();
+  gort_sleep(20000000);
+  exit(7);
+}
+
+CASE(exit_from_main_goroutine) { gort_main(exit_in_main_goroutine, NULL); }
+CASE(exit_from_goroutine) { gort_main(exit_in_goroutine, NULL); }
+CASE(exit_from_thread) {
+  gort_init();
+  busy_background();
+  gort_thread_start(exit_7, NULL);
+  for (;;)
+    nap();
+}
+CASE(exit_from_finalizer) {
+  gort_init();
+  busy_background();
+  for (;;)
+    gort_set_finalizer_fn(gort_alloc(40), exit_7);
+}
+CASE(exit_from_program) {
+  gort_init();
+  busy_background();
+  for (int i = 0; i < 20; i++)
+    nap();
+  exit(7);
+}
+
+static void use_the_heap(void) {
+  for (int i = 0; i < 10000; i++)
+    memset(gort_alloc(1000), 1, 1000);
+  gort_gc();
+}
+
+CASE(exit_with_handler) {
+  gort_init();
+  atexit(use_the_heap);
+  busy_background();
+  exit(7);
+}
+
+static void test_exit_at_any_time(void **state) {
+  (void)state;
+  static const char *const names[] = {"exit_from_main_goroutine", "exit_from_goroutine",
+                                      "exit_from_thread",         "exit_from_finalizer",
+                                      "exit_from_program",        "exit_with_handler"};
+  for (size_t i = 0; i < COUNT_OF(names); i++)
+    for (int round = 0; round < 5; round++) {
+      const struct outcome *o = run_case(names[i], "", NO_ENV);
+      if (o->hung || !WIFEXITED(o->status) || WEXITSTATUS(o->status) != 7 || o->err[0]) {
+        print_outcome(names[i], o);
+        fail();
+      }
+    }
+}
+
+/* --- fork ----------------------------------------------------------------------------------- */
+
+struct link {
+  struct link *next;
+  uint64_t number;
+};
+
+static NOINLINE struct link *make_list(size_t n) {
+  struct link *head = NULL;
+  for (size_t i = 0; i < n; i++) {
+    struct link *l = gort_new(struct link);
+    *l = (struct link){head, i};
+    head = l;
+  }
+  return head;
+}
+
+static void check_list(const struct link *l, size_t n) {
+  for (; l; l = l->next)
+    CHECK(l->number == --n);
+  CHECK(n == 0);
+}
+
+/* In the child: what the parent made is there, and the heap goes on as before. */
+static void live_in_child(const struct link *inherited, size_t n) {
+  check_list(inherited, n);
+  gort_gc();
+  for (int i = 0; i < 50; i++) {
+    struct link *mine = make_list(1000);
+    for (int j = 0; j < 100; j++)
+      memset(gort_alloc(3000), 0xaa, 3000);
+    check_list(mine, 1000);
+  }
+  gort_gc();
+  check_list(inherited, n);
+}
+
+static void fork_once(const struct link *list, size_t n) {
+  fflush(NULL);
+  pid_t pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    live_in_child(list, n);
+    _exit(0);
+  }
+  int status;
+  while (waitpid(pid, &status, 0) < 0)
+    CHECK(errno == EINTR);
+  CHECK(status == 0);
+}
+
+static void fork_often(void *unused) {
+  (void)unused;
+  struct link *list = make_list(1000);
+  for (int i = 0; i < 20; i++)
+    fork_once(list, 1000);
+  check_list(list, 1000);
+}
+
+CASE(fork_from_thread) {
+  gort_init();
+  busy_background();
+  fork_often(NULL);
+}
+CASE(fork_from_main_goroutine) { gort_main(fork_often, NULL); }
+
+static void fork_while_busy(void *unused) {
+  busy_background();
+  fork_often(unused);
+}
+CASE(fork_from_busy_goroutine) { gort_main(fork_while_busy, NULL); }
+
+static void test_a_child_of_fork_uses_the_heap(void **state) {
+  (void)state;
+  expect_quiet(fork_from_thread);
+  expect_quiet(fork_from_main_goroutine);
+  expect_quiet(fork_from_busy_goroutine);
+}
+
+/* In the child of a child as well. */
+CASE(fork_in_fork) {
+  gort_init();
+  struct link *list = make_list(100);
+  pid_t pid = fork();
+  CHECK(pid >= 0);
+  if (pid == 0) {
+    fork_once(list, 100);
+    _exit(0);
+  }
+  int status;
+  while (waitpid(pid, &status, 0) < 0)
+    CHECK(errno == EINTR);
+  CHECK(status == 0);
+}
+
+static void test_a_child_may_fork(void **state) {
+  (void)state;
+  expect_quiet(fork_in_fork);
+}
+
+/* --- The main thread ------------------------------------------------------------------------ */
+
+static void stay_on_the_main_thread(void *unused) {
+  (void)unused;
+  gort_lock_thread();
+  for (int i = 0; i < 50; i++) {
+    CHECK(syscall(SYS_gettid) == getpid());
+    gort_sleep(100000);
+    gort_yield();
+  }
+  gort_unlock_thread();
+}
+
+static void stay_with_others(void *unused) {
+  for (int i = 0; i < 20; i++)
+    gort_go(turn_for_good, NULL);
+  (void)unused;
+  gort_lock_thread();
+  stay_on_the_main_thread(NULL);
+}
+
+CASE(lock_main) { gort_main(stay_on_the_main_thread, NULL); }
+CASE(lock_main_among_others) { gort_main(stay_with_others, NULL); }
+
+static void test_main_can_be_held_to_the_main_thread(void **state) {
+  (void)state;
+  expect_quiet(lock_main);
+  expect_quiet(lock_main_among_others);
+}
+
+int main(int argc, char **argv) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_main_runs_the_main_goroutine),
+      cmocka_unit_test(test_main_twice_throws),
+      cmocka_unit_test(test_other_goroutines_do_not_run_any_more),
+      cmocka_unit_test(test_the_thread_stays_attached_after_main),
+      cmocka_unit_test(test_stopped_goroutines_keep_what_they_hold),
+      cmocka_unit_test(test_exit_at_any_time),
+      cmocka_unit_test(test_a_child_of_fork_uses_the_heap),
+      cmocka_unit_test(test_a_child_may_fork),
+      cmocka_unit_test(test_main_can_be_held_to_the_main_thread),
+  };
+  CHECK_MAIN(argc, argv, tests, (void)0);
+}

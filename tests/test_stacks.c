@@ -1,0 +1,273 @@
+/* Goroutine stacks: their sizes, what happens at their end, and the traces of goroutines. */
+#include "check.h"
+
+/* Frames are larger under sanitizers, which surround arrays and spill more. */
+enum { ROOM = UNDER_ASAN || UNDER_TSAN ? 2 : 1 };
+
+static atomic_int finished;
+
+/* Touches about that many bytes of stack, from the top down. */
+static NOINLINE void use_stack(size_t bytes) {
+  volatile char *p = __builtin_alloca(bytes);
+  for (size_t i = bytes; i > 0; i -= i < 512 ? i : 512)
+    p[i - 1] = (char)i;
+}
+
+static void use_given(void *bytes) {
+  use_stack((size_t)(uintptr_t)bytes);
+  atomic_fetch_add(&finished, 1);
+}
+
+static void assert_fits(size_t stack_size, size_t use) {
+  atomic_store(&finished, 0);
+  gort_go_stack(use_given, (void *)use, stack_size);
+  WAIT_UNTIL(atomic_load(&finished));
+}
+
+static void test_sizes(void **state) {
+  (void)state;
+  assert_fits(0, (256 << 10) / ROOM - (16 << 10));
+  assert_fits(1 << 20, (1 << 20) / ROOM - (16 << 10));
+  assert_fits(64 << 20, (64 << 20) / ROOM - (16 << 10));
+  assert_fits(128 << 10, (128 << 10) / ROOM - (16 << 10));
+}
+
+/* 16 KiB at the least, also for who asks for less. */
+static void test_the_smallest(void **state) {
+  (void)state;
+  if (ROOM > 1)
+    skip();
+  for (size_t size = 1; size <= 16 << 10; size = size * 4 + 1)
+    assert_fits(size, 8 << 10);
+}
+
+static void test_gort_go_gives_the_default(void **state) {
+  (void)state;
+  atomic_store(&finished, 0);
+  for (int i = 0; i < 100; i++)
+    gort_go(use_given, (void *)(uintptr_t)((256 << 10) / ROOM - (16 << 10)));
+  WAIT_UNTIL(atomic_load(&finished) == 100);
+}
+
+/* --- Main's --------------------------------------------------------------------------------- */
+
+static void set_stack_limit(rlim_t soft) {
+  struct rlimit limit;
+  CHECK(getrlimit(RLIMIT_STACK, &limit) == 0);
+  limit.rlim_cur = soft;
+  CHECK(setrlimit(RLIMIT_STACK, &limit) == 0);
+}
+
+CASE(main_with_8_mib) { gort_main(use_given, (void *)(uintptr_t)((8 << 20) / ROOM - (64 << 10))); }
+CASE(main_with_64_mib) {
+  gort_main(use_given, (void *)(uintptr_t)((64 << 20) / ROOM - (64 << 10)));
+}
+
+CASE(limit_8_mib) {
+  set_stack_limit(8 << 20);
+  become_case("main_with_8_mib", "");
+}
+CASE(limit_64_mib) {
+  set_stack_limit(64 << 20);
+  become_case("main_with_64_mib", "");
+}
+CASE(no_limit) {
+  set_stack_limit(RLIM_INFINITY);
+  become_case("main_with_64_mib", "");
+}
+
+static void test_mains_is_as_large_as_the_limit(void **state) {
+  (void)state;
+  struct rlimit limit;
+  assert_int_equal(getrlimit(RLIMIT_STACK, &limit), 0);
+  if (limit.rlim_max != RLIM_INFINITY)
+    skip();
+  expect_quiet(limit_8_mib);
+  expect_quiet(limit_64_mib);
+  expect_quiet(no_limit);
+}
+
+/* --- Overflow ------------------------------------------------------------------------------- */
+
+static volatile int deeper = 1;
+
+static NOINLINE int recurse(int n) {
+  volatile char frame[300];
+  frame[0] = (char)n;
+  return deeper ? recurse(n + 1) + frame[0] : 0;
+}
+
+static void overflow(void *unused) {
+  (void)unused;
+  dprintf(STDOUT_FILENO, "%llu", (unsigned long long)gort_id());
+  recurse(0);
+}
+
+static void wait_for_good(void) {
+  for (;;)
+    nap();
+}
+
+/* The argument is the size to ask for; 1 means gort_go. */
+CASE(overflow_goroutine) {
+  gort_init();
+  size_t size = strtoull(case_arg, NULL, 10);
+  if (size == 1)
+    gort_go(overflow, NULL);
+  else
+    gort_go_stack(overflow, NULL, size);
+  wait_for_good();
+}
+CASE(overflow_main) { gort_main(overflow, NULL); }
+CASE(overflow_main_of_1_mib) {
+  set_stack_limit(1 << 20);
+  become_case("overflow_main", "");
+}
+
+static void sleep_for_good(void *unused) {
+  (void)unused;
+  gort_sleep(INT64_MAX);
+}
+
+static void overflow_among_others(void *unused) {
+  for (int i = 0; i < 20; i++)
+    gort_go(sleep_for_good, unused);
+  gort_yield();
+  gort_go(overflow, NULL);
+  gort_sleep(INT64_MAX);
+}
+CASE(overflow_among_many) { gort_main(overflow_among_others, NULL); }
+
+static void finalizer_overflow(void *unused) { overflow(unused); }
+CASE(overflow_finalizer) {
+  gort_init();
+  for (;;) {
+    gort_set_finalizer_fn(gort_alloc(40), finalizer_overflow);
+    gort_gc();
+  }
+}
+
+static void expect_overflow(const char *name, const char *arg, const char *size) {
+  static struct outcome o;
+  char text[128];
+  o = *run_case(name, arg, NO_ENV);
+  snprintf(text, sizeof text,
+           "fatal error: stack overflow: goroutine %.20s exceeded its %s-byte stack", o.out, size);
+  if (!aborted(&o) || !has_line(o.err, text)) {
+    print_outcome(name, &o);
+    fail_msg("expected SIGABRT and: %s", text);
+  }
+}
+
+static void test_an_overflow_is_named(void **state) {
+  (void)state;
+  expect_overflow("overflow_goroutine", "1", "262144");
+  expect_overflow("overflow_goroutine", "0", "262144");
+  expect_overflow("overflow_goroutine", "65536", "65536");
+  expect_overflow("overflow_goroutine", "1048576", "1048576");
+  expect_overflow("overflow_main_of_1_mib", "", "1048576");
+  expect_overflow("overflow_among_many", "", "262144");
+  expect_overflow("overflow_finalizer", "", "262144");
+}
+
+/* Another segmentation fault is none. */
+static int *volatile nowhere = NULL;
+
+static void touch_null(void *unused) {
+  (void)unused;
+  *nowhere = 1;
+}
+CASE(fault_in_goroutine) { gort_main(touch_null, NULL); }
+
+static void test_other_faults_are_no_overflows(void **state) {
+  (void)state;
+  if (UNDER_ASAN || UNDER_TSAN)
+    skip();
+  const struct outcome *o = run_case("fault_in_goroutine", "", NO_ENV);
+  if (o->hung || !WIFSIGNALED(o->status) || strstr(o->err, "stack overflow")) {
+    print_outcome("fault_in_goroutine", o);
+    fail();
+  }
+}
+
+/* --- Traces --------------------------------------------------------------------------------- */
+
+enum { TRACED = 10 };
+static atomic_ullong traced_ids[TRACED];
+static atomic_int ntraced, release_them;
+
+static void wait_to_be_traced(void *unused) {
+  (void)unused;
+  int i = atomic_fetch_add(&ntraced, 1);
+  atomic_store(&traced_ids[i], gort_id());
+  while (!atomic_load(&release_them))
+    gort_sleep(1000000);
+  atomic_fetch_add(&finished, 1);
+}
+
+static char *printed_goroutines(void) {
+  static char text[1 << 18];
+  FILE *f = tmpfile();
+  assert_non_null(f);
+  gort_print_goroutines(fileno(f));
+  rewind(f);
+  text[fread(text, 1, sizeof text - 1, f)] = 0;
+  fclose(f);
+  return text;
+}
+
+static void test_print_goroutines(void **state) {
+  (void)state;
+  atomic_store(&finished, 0);
+  for (int i = 0; i < TRACED; i++)
+    gort_go(wait_to_be_traced, NULL);
+  for (int i = 0; i < TRACED; i++)
+    WAIT_UNTIL(atomic_load(&traced_ids[i]) != 0);
+  const char *text = printed_goroutines();
+  for (int i = 0; i < TRACED; i++) {
+    char name[64];
+    snprintf(name, sizeof name, "goroutine %llu ", (unsigned long long)atomic_load(&traced_ids[i]));
+    if (!strstr(text, name))
+      fail_msg("%s is not in:\n%s", name, text);
+  }
+  atomic_store(&release_them, 1);
+  WAIT_UNTIL(atomic_load(&finished) == TRACED);
+}
+
+/* While they run, start and end. */
+static void spawn_often(void *unused) {
+  (void)unused;
+  while (!atomic_load(&release_them)) {
+    gort_go(use_given, (void *)(uintptr_t)100);
+    gort_yield();
+  }
+  atomic_fetch_add(&ntraced, 1);
+}
+
+static void test_print_goroutines_under_load(void **state) {
+  (void)state;
+  atomic_store(&release_them, 0);
+  atomic_store(&ntraced, 0);
+  int null = open("/dev/null", O_WRONLY);
+  for (int i = 0; i < 4; i++)
+    gort_go(spawn_often, NULL);
+  for (int i = 0; i < 20; i++)
+    gort_print_goroutines(null);
+  atomic_store(&release_them, 1);
+  WAIT_UNTIL(atomic_load(&ntraced) == 4);
+  close(null);
+}
+
+int main(int argc, char **argv) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_sizes),
+      cmocka_unit_test(test_the_smallest),
+      cmocka_unit_test(test_gort_go_gives_the_default),
+      cmocka_unit_test(test_mains_is_as_large_as_the_limit),
+      cmocka_unit_test(test_an_overflow_is_named),
+      cmocka_unit_test(test_other_faults_are_no_overflows),
+      cmocka_unit_test(test_print_goroutines),
+      cmocka_unit_test(test_print_goroutines_under_load),
+  };
+  CHECK_MAIN(argc, argv, tests, gort_init());
+}

@@ -1,0 +1,482 @@
+/* Special records from the inside: their order, what sweeping does with them, and the queue. */
+#include "check.h"
+
+#include "base/atomic.h"
+#include "base/m.h"
+#include "gc/gc.h"
+#include "heap/mheap.h"
+#include "special/finq.h"
+#include "special/profile.h"
+#include "special/special.h"
+#include "special/table.h"
+
+static struct mspan *span_of(const void *p) {
+  struct mspan *s = spanOfHeap((uintptr_t)p);
+  assert_non_null(s);
+  return s;
+}
+
+static void verify(const void *p) { specials_verify(span_of(p)); }
+
+/* --- Order ------------------------------------------------------------------------------------ */
+
+struct listed {
+  size_t n;
+  struct special *at[4096];
+};
+
+static void list_record(struct mspan *s, struct special *r, void *arg) {
+  (void)s;
+  struct listed *l = arg;
+  if (l->n < COUNT_OF(l->at))
+    l->at[l->n++] = r;
+}
+
+static struct listed *records_of(const void *p) {
+  static struct listed l;
+  l.n = 0;
+  specials_foreach(span_of(p), list_record, &l);
+  return &l;
+}
+
+static bool comes_before(const struct special *a, const struct special *b) {
+  return a->offset < b->offset || (a->offset == b->offset && a->kind < b->kind);
+}
+
+/* Each object of a span's worth, each kind at several offsets, added in random order. */
+static void check_order(size_t size) {
+  enum { KINDS = 4, MOST = 400 };
+  static struct special record[MOST];
+  struct rng r = seeded_rng(size);
+  size_t added = 0;
+  for (size_t i = 0; i < MOST / 8; i++) {
+    kept[i] = gort_alloc(size);
+    for (int j = 0; j < 8; j++) {
+      struct special *s = &record[added];
+      s->kind = (uint8_t)(KindSpecialWeakHandle + rng_below(&r, KINDS));
+      added += addspecial((uintptr_t)kept[i] + rng_below(&r, size), s);
+    }
+  }
+  for (size_t i = 0; i < MOST / 8; i++) {
+    verify(kept[i]);
+    struct listed *l = records_of(kept[i]);
+    for (size_t j = 1; j < l->n; j++)
+      assert_true(comes_before(l->at[j - 1], l->at[j]));
+  }
+  for (size_t i = 0; i < added; i++)
+    for (size_t j = 0; j < MOST / 8; j++) {
+      uintptr_t p = span_of(kept[j])->base + record[i].offset;
+      if (p - (uintptr_t)kept[j] < size && removespecial(p, record[i].kind) == &record[i])
+        break;
+    }
+  for (size_t i = 0; i < MOST / 8; i++)
+    assert_int_equal(records_of(kept[i])->n, 0);
+  forget_all();
+}
+
+static void test_records_are_in_order(void **state) {
+  (void)state;
+  static const size_t sizes[] = {8, 16, 48, 100, 1000, 5000, 40000, 300000};
+  for (size_t i = 0; i < COUNT_OF(sizes); i++)
+    check_order(sizes[i]);
+}
+
+static void test_one_of_a_kind_for_an_address(void **state) {
+  (void)state;
+  struct special a = {.kind = KindSpecialPin}, b = {.kind = KindSpecialPin},
+                 c = {.kind = KindSpecialCleanup};
+  char *p = gort_alloc(64);
+  assert_true(addspecial((uintptr_t)p + 8, &a));
+  assert_false(addspecial((uintptr_t)p + 8, &b));
+  assert_true(addspecial((uintptr_t)p + 9, &b));
+  assert_true(addspecial((uintptr_t)p + 8, &c));
+  verify(p);
+  assert_null(removespecial((uintptr_t)p, KindSpecialPin));
+  assert_null(removespecial((uintptr_t)p + 8, KindSpecialProfile));
+  assert_ptr_equal(removespecial((uintptr_t)p + 8, KindSpecialPin), &a);
+  assert_null(removespecial((uintptr_t)p + 8, KindSpecialPin));
+  assert_true(addspecial((uintptr_t)p + 8, &a));
+  assert_ptr_equal(removespecial((uintptr_t)p + 8, KindSpecialPin), &a);
+  assert_ptr_equal(removespecial((uintptr_t)p + 9, KindSpecialPin), &b);
+  assert_ptr_equal(removespecial((uintptr_t)p + 8, KindSpecialCleanup), &c);
+  assert_null(removespecial((uintptr_t)p + 8, KindSpecialCleanup));
+  gort_keep_alive(p);
+}
+
+CASE(add_outside) {
+  static struct special s = {.kind = KindSpecialPin};
+  gort_init();
+  addspecial((uintptr_t)&s, &s);
+}
+CASE(remove_outside) {
+  gort_init();
+  removespecial(0, KindSpecialFinalizer);
+}
+
+static void test_addresses_outside_the_heap(void **state) {
+  (void)state;
+  expect_death("fatal error: addspecial on invalid pointer", add_outside);
+  expect_death("fatal error: removespecial on invalid pointer", remove_outside);
+}
+
+/* --- Tables ----------------------------------------------------------------------------------- */
+
+static bool in_bitmap(const struct mspan *s) {
+  size_t page = (s->base - mheap.arena) >> PAGE_SHIFT, next = page;
+  return specials_next_span(&next, page + 1) == s;
+}
+
+static void nop(void *p) { (void)p; }
+
+static void test_sweeping_takes_empty_tables_away(void **state) {
+  (void)state;
+  for (size_t i = 0; i < MANY; i++) {
+    kept[i] = gort_alloc(24);
+    gort_set_finalizer_fn(kept[i], nop);
+    assert_true(in_bitmap(span_of(kept[i])));
+  }
+  gort_gc();
+  for (size_t i = 0; i < MANY; i++) {
+    assert_non_null(span_of(kept[i])->specials);
+    gort_clear_finalizer(kept[i]);
+  }
+  gort_gc();
+  for (size_t i = 0; i < MANY; i++) {
+    assert_null(span_of(kept[i])->specials);
+    assert_false(in_bitmap(span_of(kept[i])));
+  }
+  forget_all();
+}
+
+static void test_walking_finds_each_span_once(void **state) {
+  (void)state;
+  size_t found = 0, expected = 0, page = 0;
+  for (size_t i = 0; i < MANY; i++) {
+    kept[i] = gort_alloc(1 + i * 97 % 60000);
+    if (i % 3 == 0)
+      gort_set_finalizer_fn(kept[i], nop);
+  }
+  for (struct mspan *s; (s = specials_next_span(&page, SIZE_MAX)) != NULL;) {
+    assert_non_null(s->specials);
+    found++;
+  }
+  for (uint32_t i = 1; i < mheap.nspans; i++)
+    expected += mheap.spans[i].state == SPAN_INUSE && mheap.spans[i].specials != NULL;
+  assert_int_equal(found, expected);
+  for (size_t i = 0; i < MANY; i += 3)
+    gort_clear_finalizer(kept[i]);
+  forget_all();
+}
+
+/* Setting and clearing on many threads at once, in spans that they share. */
+enum { SETTERS = 4 };
+static void *shared[SETTERS * MANY];
+static atomic_int setters_done;
+
+static void set_and_clear(void *p) {
+  void **mine = p;
+  for (int round = 0; round < 20; round++) {
+    for (size_t i = 0; i < MANY; i++)
+      gort_set_finalizer_fn(mine[i * SETTERS], nop);
+    for (size_t i = 0; i < MANY; i++)
+      gort_clear_finalizer(mine[i * SETTERS]);
+  }
+  atomic_fetch_add(&setters_done, 1);
+}
+
+static void test_setting_and_clearing_on_many_threads(void **state) {
+  (void)state;
+  for (size_t i = 0; i < COUNT_OF(shared); i++)
+    shared[i] = gort_alloc(16);
+  atomic_store(&setters_done, 0);
+  for (size_t i = 0; i < SETTERS; i++)
+    assert_int_equal(gort_thread_start(set_and_clear, &shared[i]), 0);
+  while (atomic_load(&setters_done) < SETTERS)
+    gort_gc();
+  for (size_t i = 0; i < COUNT_OF(shared); i++) {
+    verify(shared[i]);
+    shared[i] = NULL;
+  }
+}
+
+/* --- A finalizer that holds up the others ----------------------------------------------------- */
+
+static atomic_int blocking, release_it;
+
+static void block(void *p) {
+  (void)p;
+  atomic_store(&blocking, 1);
+  while (!atomic_load(&release_it))
+    gort_sleep(100000);
+}
+
+static NOINLINE void make_with(void (*fn)(void *), size_t n) {
+  for (size_t i = 0; i < n; i++)
+    gort_set_finalizer_fn(gort_alloc(24), fn);
+}
+
+/* Returns when it is running: what is queued from now on stays queued. */
+static void hold_fing(void) {
+  atomic_store(&blocking, 0);
+  atomic_store(&release_it, 0);
+  while (!atomic_load(&blocking)) {
+    make_with(block, 1);
+    scrub_stack();
+    gort_gc();
+    nap();
+  }
+}
+
+static void let_it_go(void) {
+  atomic_store(&release_it, 1);
+  assert_true(gort_drain(-1));
+}
+
+/* --- The two passes --------------------------------------------------------------------------- */
+
+static atomic_int runs;
+static void count_run(void *p) {
+  (void)p;
+  atomic_fetch_add(&runs, 1);
+}
+
+static struct bucket *tiny_bucket;
+
+/* Every address of a tiny block has a finalizer, and the block has profile records: at its start
+ * and in its middle. */
+static NOINLINE void make_tiny_blocks(size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    char *block = gort_alloc_noscan(15);
+    for (size_t j = 0; j < 15; j++)
+      gort_set_finalizer_fn(block + j, count_run);
+    mProf_Malloc(tiny_bucket, (uintptr_t)block, 16);
+    mProf_Malloc(tiny_bucket, (uintptr_t)block + 7, 16);
+  }
+}
+
+static void test_all_finalizers_of_a_block_are_queued_at_once(void **state) {
+  (void)state;
+  tiny_bucket = newbucket("tiny");
+  assert_true(gort_drain(-1));
+  uint64_t queued = load_seqcst(&finstats.queued);
+  atomic_store(&runs, 0);
+  make_tiny_blocks(MANY);
+  scrub_stack();
+  gort_gc();
+  queued = load_seqcst(&finstats.queued) - queued;
+  assert_int_equal(queued % 15, 0);
+  assert_true(mostly(queued, MANY * 15));
+  assert_true(gort_drain(-1));
+  assert_true(mostly((size_t)atomic_load(&runs), MANY * 15));
+}
+
+/* The block lives until its finalizers have run: its profile records stay with it, and are counted
+ * when it goes. */
+static void test_profile_records_stay_with_the_object(void **state) {
+  (void)state;
+  struct bucket *b = tiny_bucket = newbucket("tiny");
+  make_tiny_blocks(MANY);
+  assert_int_equal(b->allocs, 2 * MANY);
+  assert_int_equal(b->alloc_bytes, 2 * MANY * 16);
+  scrub_stack();
+  assert_true(gort_drain(-1));
+  gort_gc();
+  assert_true(mostly(b->frees, 2 * MANY));
+  assert_int_equal(b->frees % 2, 0);
+  assert_int_equal(b->free_bytes, b->frees * 16);
+}
+
+static NOINLINE void make_profiled_and_finalized(struct bucket *b, void (*fn)(void *)) {
+  for (size_t i = 0; i < MANY; i++) {
+    void *p = gort_alloc(40);
+    mProf_Malloc(b, (uintptr_t)p, 40);
+    gort_set_finalizer_fn(p, fn);
+  }
+}
+
+static void test_nothing_is_counted_free_while_finalizers_wait(void **state) {
+  (void)state;
+  struct bucket *b = newbucket("finalized");
+  hold_fing();
+  make_profiled_and_finalized(b, count_run);
+  scrub_stack();
+  for (int i = 0; i < 3; i++)
+    gort_gc();
+  assert_int_equal(b->frees, 0);
+  let_it_go();
+  gort_gc();
+  assert_true(mostly(b->frees, MANY));
+  assert_int_equal(b->free_bytes, b->frees * 48); /* whole slots */
+}
+
+CASE(profile_twice) {
+  gort_init();
+  void *p = gort_alloc(40);
+  struct bucket *b = newbucket("twice");
+  setprofilebucket((uintptr_t)p, b);
+  setprofilebucket((uintptr_t)p, b);
+}
+
+CASE(free_of_unknown_kind) {
+  static struct special s = {.kind = KindSpecialPin};
+  gort_init();
+  freespecial(&s, (uintptr_t)gort_alloc(40), 48);
+}
+
+static NOINLINE void make_unknown(void) {
+  static struct special s[MANY];
+  for (size_t i = 0; i < MANY; i++) {
+    s[i].kind = 99;
+    addspecial((uintptr_t)gort_alloc(40), &s[i]);
+  }
+}
+
+CASE(sweep_of_unknown_kind) {
+  gort_init();
+  make_unknown();
+  scrub_stack();
+  gort_gc();
+}
+
+static void test_throws(void **state) {
+  (void)state;
+  expect_death("fatal error: setprofilebucket: profile already set", profile_twice);
+  expect_death("fatal error: bad special kind", free_of_unknown_kind);
+  expect_death("fatal error: bad special kind", sweep_of_unknown_kind);
+}
+
+/* --- Reachable? ------------------------------------------------------------------------------- */
+
+static NOINLINE void make_asked(uintptr_t *hidden, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    void *p = gort_alloc(16 + i * 700);
+    hidden[i] = hide(p);
+    kept[i] = i % 2 ? p : NULL;
+  }
+}
+
+static void test_reachable_objects(void **state) {
+  (void)state;
+  enum { N = 64 };
+  uintptr_t hidden[N];
+  size_t dead = 0;
+  make_asked(hidden, N);
+  scrub_stack();
+  uint64_t found = reachable_objects(hidden, N);
+  for (size_t i = 0; i < N; i++)
+    if (i % 2)
+      assert_true(found >> i & 1);
+    else
+      dead += !(found >> i & 1);
+  assert_true(dead >= N / 2 - 4);
+  for (size_t i = 1; i < N; i += 2) { /* the records are gone */
+    assert_ptr_equal(reveal(hidden[i]), kept[i]);
+    assert_null(removespecial((uintptr_t)kept[i], KindSpecialReachable));
+  }
+  forget_all();
+}
+
+/* --- The queue -------------------------------------------------------------------------------- */
+
+static void fill_queue(size_t n) {
+  hold_fing();
+  make_with(count_run, n);
+  scrub_stack();
+  gort_gc();
+}
+
+static size_t blocks(void) {
+  size_t n = 0;
+  for (struct finblock *b = load_acquire(&allfin); b != NULL; b = b->alllink)
+    n++;
+  return n;
+}
+
+static size_t queued_in_blocks(void) {
+  size_t n = 0;
+  for (struct finblock *b = finq; b != NULL; b = b->next)
+    n += b->cnt;
+  return n;
+}
+
+static void test_blocks_are_used_anew(void **state) {
+  (void)state;
+  enum { N = 20 * FIN_ROOM };
+  fill_queue(N);
+  size_t first = blocks();
+  lock(&finlock);
+  size_t queued = queued_in_blocks();
+  finq_verify();
+  unlock(&finlock);
+  assert_true(mostly(queued, N));
+  assert_true(first >= queued / FIN_PER_BLOCK);
+  let_it_go();
+  for (int round = 0; round < 3; round++) {
+    fill_queue(N * 9 / 10);
+    let_it_go();
+    assert_in_range(blocks(), 1, first);
+  }
+  lock(&finlock);
+  assert_null(finq);
+  finq_verify();
+  unlock(&finlock);
+}
+
+CASE(queue_while_marking) {
+  gort_init();
+  store_relaxed(&gcphase, GCmark);
+  queuefinalizer(gort_alloc(8), NULL, 0, &plain_function, NULL);
+}
+CASE(queue_without_type) {
+  gort_init();
+  make_with(nop, 1);
+  queuefinalizer(gort_alloc(8), NULL, 0, NULL, NULL);
+  gort_drain(-1);
+}
+CASE(queue_bad_kind) {
+  gort_init();
+  make_with(nop, 1);
+  queuefinalizer(gort_alloc(8), NULL, 0, gort_type_int8, NULL);
+  gort_drain(-1);
+}
+
+static void test_queue_throws(void **state) {
+  (void)state;
+  expect_death("fatal error: queuefinalizer during GC", queue_while_marking);
+  expect_death("fatal error: missing type in runfinq", queue_without_type);
+  expect_death("fatal error: bad kind in runfinq", queue_bad_kind);
+}
+
+/* Both flags are needed, and both are cleared. */
+static void test_wakefing_looks_at_both_flags(void **state) {
+  (void)state;
+  assert_true(gort_drain(-1));
+  WAIT_UNTIL(load_seqcst(&fingwait));
+  bool wait = fingwait, wake = fingwake;
+  struct g *was = fing;
+  assert_true(wait);
+  assert_false(wake);
+  assert_null(wakefing());
+  assert_true(fingwait);
+  assert_ptr_equal(fing, was);
+}
+
+int main(int argc, char **argv) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_records_are_in_order),
+      cmocka_unit_test(test_one_of_a_kind_for_an_address),
+      cmocka_unit_test(test_addresses_outside_the_heap),
+      cmocka_unit_test(test_sweeping_takes_empty_tables_away),
+      cmocka_unit_test(test_walking_finds_each_span_once),
+      cmocka_unit_test(test_setting_and_clearing_on_many_threads),
+      cmocka_unit_test(test_all_finalizers_of_a_block_are_queued_at_once),
+      cmocka_unit_test(test_profile_records_stay_with_the_object),
+      cmocka_unit_test(test_nothing_is_counted_free_while_finalizers_wait),
+      cmocka_unit_test(test_throws),
+      cmocka_unit_test(test_reachable_objects),
+      cmocka_unit_test(test_blocks_are_used_anew),
+      cmocka_unit_test(test_queue_throws),
+      cmocka_unit_test(test_wakefing_looks_at_both_flags),
+  };
+  CHECK_MAIN(argc, argv, tests, gort_init());
+}
