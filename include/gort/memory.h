@@ -84,10 +84,15 @@ GORT_API void *gort_new_slow(size_t size, size_t align, int kind, const gort_typ
  * library, not for use by programs. */
 enum gort_kind { GORT_SCAN, GORT_NOSCAN, GORT_TYPED, GORT_NUM_KINDS };
 
+/* Size classes below that of slots of GORT_MAX_BITMAP_SIZE bytes. */
+#define GORT_MAX_BITMAP_SIZE_CLASS 26
+
 enum {
-  /* Large objects have class 0; tiny blocks have one of their own behind the others. */
+  /* Large objects have size class 0. Behind the others come the class of tiny blocks, and those of
+   * small arrays of a type: arrays are not among single values, see gort_realloc. */
   GORT_TINY_SPAN_CLASS = GORT_NUM_SIZE_CLASSES * GORT_NUM_KINDS,
-  GORT_NUM_SPAN_CLASSES,
+  GORT_ARRAY_SPAN_CLASS,
+  GORT_NUM_SPAN_CLASSES = GORT_ARRAY_SPAN_CLASS + GORT_MAX_BITMAP_SIZE_CLASS,
   /* Typed objects in slots smaller than this have their pointer bits in the side bitmap; in
    * larger ones these bits' place holds the pointer to the type. */
   GORT_MAX_BITMAP_SIZE = 512

@@ -235,6 +235,7 @@ void gc_after_fork(void) {
 
 void gc_init(void) {
   sweep_init();
+  roots_init();
   upcalls.gc_trigger = gc_trigger;
   upcalls.gc_for_memory = gc_for_memory;
   pacer_set_goal();

@@ -10,6 +10,7 @@
  * runs goroutines, but its thread-local variables do, whoever uses it now. */
 #include "gc/roots.h"
 
+#include "base/atomic.h"
 #include "base/lock.h"
 #include "base/m.h"
 #include "base/throw.h"
@@ -170,3 +171,15 @@ void gort_free_root(void *p) {
   if (p != NULL && !change(&rootobjects, rangeset_remove, p, NULL))
     throw("gort_free_root: %p is no root object", p);
 }
+
+/* A root object that moves stays one. */
+static void root_moved(uintptr_t from, uintptr_t to) {
+  if (load_relaxed(&rootobjects.size) == 0)
+    return;
+  lock(&rootlock);
+  if (rangeset_remove(&rootobjects, from, 0) && !rangeset_add(&rootobjects, to, 0))
+    throw("gort_realloc: out of memory: cannot grow the table of root objects");
+  unlock(&rootlock);
+}
+
+void roots_init(void) { upcalls.object_moved = root_moved; }

@@ -8,6 +8,7 @@
  * storage, into memory of its own. World running, inside acquirem, no locks held: it takes the
  * loader's lock, which may be held by a thread that waits for the world to be stopped, so it waits
  * for it blocked (enterblocked), and holds nothing of the runtime's meanwhile. */
+void roots_init(void); /* installs the upcall */
 struct roots;
 struct roots *roots_prepare(void);
 /* With the world stopped: makes *r the list in force if the loaded objects are still those; if

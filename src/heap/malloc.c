@@ -37,6 +37,8 @@ static void clear_pages(uintptr_t p, size_t size) {
  * in it meanwhile are stale words. */
 static uintptr_t large_alloc(size_t size, int kind, const gort_type *t) {
   size_t npages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT, bytes = npages << PAGE_SHIFT;
+  if (kind == TYPED_ARRAY)
+    kind = GORT_TYPED;
   upcalls.large_allocated(bytes);
   struct m *m = acquirem();
   struct mspan *s = mheap_alloc(npages, make_spanclass(0, (unsigned)kind), bytes);
@@ -82,11 +84,21 @@ static void set_type(uintptr_t p, const gort_type *t, size_t size, size_t slot) 
     gort_set_ptrbits(p, gort_slot_mask(array_mask(t, size), size, slot), slot);
 }
 
+static spanclass_t small_spanclass(unsigned c, int kind) {
+  if (kind != TYPED_ARRAY)
+    return make_spanclass(c, (unsigned)kind);
+  bool has_type = slot_has_type(gort_class_to_size[c]);
+  return has_type ? make_spanclass(c, GORT_TYPED) : make_array_spanclass(c);
+}
+
 static uintptr_t small_alloc(unsigned c, size_t size, int kind, const gort_type *t) {
+  spanclass_t spc = small_spanclass(c, kind);
   struct m *m = acquirem();
-  uintptr_t p = mcache_alloc(m, make_spanclass(c, (unsigned)kind));
-  if (p != 0 && kind == GORT_TYPED)
+  uintptr_t p = mcache_alloc(m, spc);
+  if (p != 0 && kind >= GORT_TYPED)
     set_type(p, t, size, gort_class_to_size[c]);
+  if (p != 0 && spanclass_is_array(spc))
+    note_element(p, t->size);
   releasem(m);
   return p;
 }

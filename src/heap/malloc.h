@@ -10,14 +10,20 @@
 /* The shared object of size 0. */
 extern char zerobase[];
 
+/* A further kind, for these functions: an array of a type. Where it has pointer bits, it also has a
+ * note of the size of its elements. */
+enum { TYPED_ARRAY = GORT_NUM_KINDS };
+
 /* Zeroed memory of any size at a multiple of align, or NULL when there is none. `t`: of
- * GORT_TYPED, one or an array of such. */
+ * GORT_TYPED and TYPED_ARRAY. */
 void *mallocgc(size_t size, size_t align, int kind, const gort_type *t);
 /* The same for a caller that wants the throw; `what` is the public function's name. */
 void *mallocgc_or_throw(size_t size, size_t align, int kind, const gort_type *t, const char *what);
 /* For a caller that wants NULL, and the text of the throw in gort_last_error. */
 void *mallocgc_or_refuse(size_t size, size_t align, int kind, const char *what);
 GORT_NORETURN void throw_out_of_memory(const char *what, size_t size);
+/* As malloc aligns: 16 from 16 bytes up, below that the largest power of two in the size. */
+size_t malloc_align(size_t size);
 /* n * elem + extra, or the throw that out of memory gives when that overflows. */
 size_t checked_size(size_t n, size_t elem, size_t extra, const char *what);
 

@@ -50,14 +50,25 @@ enum {
 
 typedef uint8_t spanclass_t;
 
+_Static_assert(GORT_NUM_SPAN_CLASSES <= 256, "a span class has 8 bits");
+
 static inline spanclass_t make_spanclass(unsigned sizeclass, unsigned kind) {
   return (spanclass_t)(sizeclass * GORT_NUM_KINDS + kind);
 }
+/* Of small arrays of a type; sizeclass below GORT_MAX_BITMAP_SIZE_CLASS. */
+static inline spanclass_t make_array_spanclass(unsigned sizeclass) {
+  return (spanclass_t)(GORT_ARRAY_SPAN_CLASS + sizeclass);
+}
+static inline bool spanclass_is_array(spanclass_t c) { return c >= GORT_ARRAY_SPAN_CLASS; }
 static inline unsigned spanclass_kind(spanclass_t c) {
-  return c == TINY_SPAN_CLASS ? (unsigned)GORT_NOSCAN : c % GORT_NUM_KINDS;
+  if (c < TINY_SPAN_CLASS)
+    return c % GORT_NUM_KINDS;
+  return c == TINY_SPAN_CLASS ? (unsigned)GORT_NOSCAN : (unsigned)GORT_TYPED;
 }
 static inline unsigned spanclass_sizeclass(spanclass_t c) {
-  return c == TINY_SPAN_CLASS ? 2u : c / GORT_NUM_KINDS;
+  if (c < TINY_SPAN_CLASS)
+    return c / GORT_NUM_KINDS;
+  return c == TINY_SPAN_CLASS ? 2u : (unsigned)(c - GORT_ARRAY_SPAN_CLASS);
 }
 
 enum {

@@ -15,4 +15,8 @@ uintptr_t tiny_alloc(struct m *m, size_t size, size_t align);
  * looks like an object.) */
 bool tiny_object(uintptr_t p, uintptr_t *end);
 
+/* The same table, for small arrays of a type: how many words an element has. */
+void note_element(uintptr_t p, size_t size);
+size_t element_words(uintptr_t p, size_t slot);
+
 #endif

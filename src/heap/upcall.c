@@ -29,6 +29,7 @@ struct upcalls upcalls = {
     .gc_trigger = nothing,
     .gc_for_memory = no,
     .large_allocated = nothing_size,
+    .object_moved = nothing_traced,
     .safepoint = nothing_m,
     .scan_goroutines = nothing_scan,
     .entersyscall = nothing_m,

@@ -3,16 +3,12 @@
 #include "heap/malloc.h"
 #include "type/typemap.h"
 
-static void *alloc_typed(size_t size, size_t align, const gort_type *t, const char *what) {
-  int kind = type_noscan(t) ? GORT_NOSCAN : GORT_TYPED;
-  return mallocgc_or_throw(size, align, kind, t, what);
-}
-
 void *gort_alloc_of(const gort_type *t) {
   CHECK_ATTACHED("gort_alloc_of");
   if (t == NULL)
     throw("gort_alloc_of: type is nil");
-  return alloc_typed(t->size, t->align, t, "gort_alloc_of");
+  int kind = type_noscan(t) ? GORT_NOSCAN : GORT_TYPED;
+  return mallocgc_or_throw(t->size, t->align, kind, t, "gort_alloc_of");
 }
 
 void *gort_alloc_array_of(const gort_type *t, size_t n) {
@@ -20,7 +16,8 @@ void *gort_alloc_array_of(const gort_type *t, size_t n) {
   if (t == NULL)
     throw("gort_alloc_array_of: type is nil");
   size_t size = checked_size(n, t->size, 0, "gort_alloc_array_of");
-  return alloc_typed(size, t->align, t, "gort_alloc_array_of");
+  int kind = type_noscan(t) ? (int)GORT_NOSCAN : (int)TYPED_ARRAY;
+  return mallocgc_or_throw(size, t->align, kind, t, "gort_alloc_array_of");
 }
 
 /* What the inline path does not do: other sizes, and a thread's run that is used up. */
