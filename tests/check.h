@@ -81,11 +81,34 @@ const char *__tsan_default_options(void) { return "die_after_fork=0"; }
 SHARED_HELPER uintptr_t hide(const void *p) { return ~(uintptr_t)p; }
 SHARED_HELPER void *reveal(uintptr_t h) { return (void *)~h; }
 
-/* Overwrites what calls before left below this frame. */
+/* Overwrites what calls before left in registers that a caller may not count on. */
+SHARED_HELPER void scrub_registers(void) {
+#if defined(__x86_64__)
+  __asm__ __volatile__("xorl %%eax, %%eax\n\txorl %%ecx, %%ecx\n\txorl %%edx, %%edx\n\t"
+                       "xorl %%esi, %%esi\n\txorl %%edi, %%edi\n\txorl %%r8d, %%r8d\n\t"
+                       "xorl %%r9d, %%r9d\n\txorl %%r10d, %%r10d\n\txorl %%r11d, %%r11d\n\t"
+                       "pxor %%xmm0, %%xmm0\n\tpxor %%xmm1, %%xmm1\n\tpxor %%xmm2, %%xmm2\n\t"
+                       "pxor %%xmm3, %%xmm3\n\tpxor %%xmm4, %%xmm4\n\tpxor %%xmm5, %%xmm5\n\t"
+                       "pxor %%xmm6, %%xmm6\n\tpxor %%xmm7, %%xmm7"
+                       :
+                       :
+                       : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "xmm0",
+                         "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "cc");
+#else
+  __asm__ __volatile__("mov x0, xzr\n\tmov x1, xzr\n\tmov x2, xzr\n\tmov x3, xzr\n\t"
+                       "movi v0.2d, #0\n\tmovi v1.2d, #0\n\tmovi v2.2d, #0\n\tmovi v3.2d, #0"
+                       :
+                       :
+                       : "x0", "x1", "x2", "x3", "v0", "v1", "v2", "v3");
+#endif
+}
+
+/* Overwrites what calls before left below this frame, and in registers. */
 SHARED_HELPER NOINLINE void scrub_stack(void) {
   volatile char dirt[16384];
   for (size_t i = 0; i < sizeof dirt; i++)
     dirt[i] = 0;
+  scrub_registers();
 }
 
 /* A root for tests to hold objects by. Volatile: compilers drop what is only written. */

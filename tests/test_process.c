@@ -159,8 +159,11 @@ static void exit_7(void *unused) {
 
 static void allocate_for_good(void *unused) {
   (void)unused;
-  for (;;)
+  for (;;) {
+    for (int i = 0; i < 100; i++)
+      gort_alloc(200);
     gort_set_finalizer_fn(gort_alloc(200), do_nothing);
+  }
 }
 
 static void busy_background(void) {

@@ -224,6 +224,8 @@ static void test_registers(void **state) {
 
 static void test_what_is_held_nowhere_dies(void **state) {
   (void)state;
+  if (UNDER_ASAN) /* what it puts in keeps copies of its own on the stack */
+    skip();
   watch_begin();
   size_t dead = 0;
   for (int round = 0; round < ROUNDS; round++)

@@ -58,7 +58,9 @@ void notewakeup(struct note *n) {
 }
 
 bool notesleep(struct note *n, int64_t ns) {
-  int64_t until = ns >= 0 ? nanotime() + ns : 0;
+  int64_t until = 0;
+  if (ns >= 0 && __builtin_add_overflow(nanotime(), ns, &until))
+    ns = -1; /* three hundred years are for ever */
   while (load_acquire(&n->set) == 0) {
     int64_t left = ns >= 0 ? until - nanotime() : -1;
     if (ns >= 0 && left <= 0)

@@ -77,6 +77,7 @@ static void start(void) {
     stop_signal = env.signal;
   stop_init();
   sched_init(procs);
+  schedtrace_init(env.schedtrace);
   trace_init();
   verify_init();
   pthread_atfork(before_fork, run_on, after_fork_in_child);

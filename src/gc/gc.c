@@ -153,6 +153,7 @@ void gc_trigger(void) {
     return;
   run_cycle(false, 0);
   store_release(&starting, 0);
+  sweep_wake();
   pacer_obey_limit();
 }
 

@@ -17,6 +17,7 @@
 #include "os/os.h"
 
 #include <link.h>
+#include <string.h>
 
 /* A program that is linked statically has no such chain, and loads nothing. */
 extern struct r_debug _r_debug __attribute__((weak));
@@ -75,12 +76,24 @@ static struct segment segment_of(const struct dl_phdr_info *info, const ElfW(Phd
   return (struct segment){lo, lo + ph->p_memsz, ph->p_type == PT_TLS ? info->dlpi_tls_modid : 0};
 }
 
+/* The data of a sanitizer's runtime, 50 MB of it, holds no pointers of the program's. */
+static bool is_sanitizer(const char *path) {
+  static const char *const names[] = {"/libasan.", "/libtsan.", "/liblsan.", "/libubsan.",
+                                      "/libclang_rt."};
+  for (size_t i = 0; path != NULL && i < COUNT_OF(names); i++)
+    if (strstr(path, names[i]) != NULL)
+      return true;
+  return false;
+}
+
 /* Called for each object with the loader's lock held. The chain is that of all calls. */
 static int list_object(struct dl_phdr_info *info, size_t size, void *arg) {
   (void)size;
   struct roots **r = arg;
   if ((*r)->n == 0)
     (*r)->chain = chain_fingerprint();
+  if (is_sanitizer(info->dlpi_name))
+    return 0;
   for (const ElfW(Phdr) *ph = info->dlpi_phdr; ph < info->dlpi_phdr + info->dlpi_phnum; ph++) {
     struct segment s = segment_of(info, ph);
     if ((ph->p_type == PT_LOAD && (ph->p_flags & PF_W)) || s.tls_module != 0)

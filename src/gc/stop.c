@@ -38,15 +38,15 @@
  * promises to stay out (m->outside) and runs on. It makes the promise after it has seen that the
  * fork of this number has begun, and that was made known after the bit was set; so whatever it
  * does next, it finds the bit. One that still stands where the collector stopped it goes on, too.
- * The inline allocation path may be cut at any point by a fork: the
- * thread is gone in the child, and an object taken or not taken is all the difference.
+ * The inline allocation path may be cut at any point by a fork: the thread is gone in the child,
+ * and an object taken or not taken is all the difference.
  *
  * What is published: m->sp, from which up m->stack is scanned, and m->regs. Where the handler
  * itself runs on m->stack (the program has taken the signal stack away, or a sanitizer delivers
  * signals late, by an ordinary call), its own frame lies below all that matters and the
- * interrupted registers lie above it. Else the kernel's frame on the signal stack has them. If
- * what was interrupted did not run on m->stack either, it is a handler of the program's on the
- * signal stack: all of both stacks is scanned. Stacks that only the program knows are not. */
+ * registers are spilled there. Else the kernel's frame on the signal stack has them. If what was
+ * interrupted did not run on m->stack either, it is a handler of the program's on the signal
+ * stack: all of both stacks is scanned. Stacks that only the program knows are not. */
 #include "gc/stop.h"
 
 #include "base/atomic.h"
@@ -74,6 +74,7 @@ static bool stopped;           /* all have stopped; the stopper's; atomic for ot
 static uint32_t forks;         /* counted, under worldsema */
 static uint32_t forking; /* the number of the fork that goes on, or 0; under worldsema; atomic */
 static const char *stop_why; /* under worldsema */
+static bool queue_was_full;  /* some signal could not be sent yet; the stopper\'s */
 
 /* Threads that ceased to be M_RUNNING while gcwaiting was set, counted; the stopper sleeps on it.
  * Atomic. */
@@ -195,6 +196,13 @@ static void publish_frame(struct m *m, void *ucontext) {
     m->regs.hi = alt.hi;
 }
 
+/* Whether the kernel called the handler, and not a sanitizer, later, with a copy of the context:
+ * the kernel's frame lies right above the handler's own. */
+static bool is_signal_frame(void *ucontext) {
+  const uintptr_t near = 64 << 10;
+  return (uintptr_t)ucontext - (uintptr_t)__builtin_frame_address(0) < near;
+}
+
 /* Nothing here takes a lock or changes errno. What m had published before is put back, for the
  * interrupted code may be just about to block. */
 static void stop_handler(int sig, void *info, void *ucontext) {
@@ -207,7 +215,7 @@ static void stop_handler(int sig, void *info, void *ucontext) {
     return;
   uintptr_t sp = m->sp;
   struct stack regs = m->regs;
-  if (within(m->stack, (uintptr_t)__builtin_frame_address(0))) {
+  if (within(m->stack, (uintptr_t)__builtin_frame_address(0)) || !is_signal_frame(ucontext)) {
     stop_here(m);
   } else {
     publish_frame(m, ucontext);
@@ -288,11 +296,15 @@ static void bury(struct m *m) {
   store_seqcst(&m->status, M_BLOCKED);
 }
 
-/* A queue of signals that is full will have room again. */
-static void signal_thread(struct m *m) {
+/* A queue of signals that is full may have room again, so that is an error only the last time. */
+static void signal_thread(struct m *m, bool last) {
   int err = os_signal_thread(m->tid, stop_signal);
-  if (err == 0 || err == -EAGAIN || !is_running(m))
+  if (err == 0 || !is_running(m))
     return;
+  if (err == -EAGAIN && !last) {
+    queue_was_full = true;
+    return;
+  }
   if (err != -ESRCH)
     throw("cannot stop thread %d for %s: signal %d: error %d", m->tid, stop_why, stop_signal, -err);
   warn("thread %d cannot be signalled to stop: error %d (it ended without being detached)\n",
@@ -311,11 +323,12 @@ static void ask_nobody(uint32_t what) {
 }
 
 /* How many still run; each is signalled. */
-static int signal_all(void) {
+static int signal_all(bool last) {
   int n = 0;
+  queue_was_full = false;
   for (struct m *m = load_acquire(&allm); m != NULL; m = m->alllink)
     if (is_running(m)) {
-      signal_thread(m);
+      signal_thread(m, last);
       n++;
     }
   return n;
@@ -354,20 +367,18 @@ static void await_arrival(uint32_t seen, int64_t ns) {
 /* A signal may be lost where the program plays with its handler; it is sent anew each second. */
 static void await_all(void) {
   const int64_t patience = 1000000000;
-  int64_t since = 0;
-  for (;;) {
+  for (int64_t since = nanotime();;) {
     uint32_t seen = load_seqcst(&arrivals);
     if (all_stopped())
       return;
-    await_arrival(seen, patience / 10);
-    int64_t now = nanotime();
-    if (since == 0)
-      since = now;
-    if (now - since < patience)
-      continue;
-    since = now;
-    name_the_blocking();
-    signal_all();
+    await_arrival(seen, queue_was_full ? patience / 100 : patience / 10);
+    bool over = nanotime() - since >= patience;
+    if (over) {
+      since = nanotime();
+      name_the_blocking();
+    }
+    if (over || queue_was_full)
+      signal_all(over);
   }
 }
 
@@ -403,7 +414,7 @@ void stoptheworld(const char *why) {
   become_stopper(why);
   store_seqcst(&gcwaiting, STOP_WORLD);
   ask_all(STOP_WORLD);
-  if (signal_all() > 0)
+  if (signal_all(false) > 0)
     await_all();
   store_relaxed(&stopped, true);
   upcalls.world_stopped();
@@ -425,7 +436,7 @@ void stop_for_fork(void) {
   ask_all(STOP_FORK);
   store_seqcst(&forking, forks);
   store_seqcst(&gcwaiting, STOP_FORK);
-  if (signal_all() > 0)
+  if (signal_all(false) > 0)
     await_all();
 }
 

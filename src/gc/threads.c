@@ -29,6 +29,14 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+/* The sanitizers' own destructor uses the last round, and after it nothing that they instrument
+ * may run. */
+#ifdef GORT_SANITIZED
+enum { DESTRUCTOR_ROUNDS = PTHREAD_DESTRUCTOR_ITERATIONS - 1 };
+#else
+enum { DESTRUCTOR_ROUNDS = PTHREAD_DESTRUCTOR_ITERATIONS };
+#endif
+
 enum {
   SIGNAL_STACK_SIZE = 64 << 10,
   SYSTEM_STACK_SIZE = 128 << 10,
@@ -115,7 +123,7 @@ static void set_signal_stack(struct m *m) {
 
 static void end_of_thread(void *arg) {
   struct m *m = arg;
-  if (++m->exiting < PTHREAD_DESTRUCTOR_ITERATIONS) {
+  if (++m->exiting < DESTRUCTOR_ROUNDS) {
     pthread_setspecific(key, m);
     return;
   }

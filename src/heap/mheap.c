@@ -150,9 +150,8 @@ static void span_init(struct mspan *s, uintptr_t base, size_t npages, spanclass_
   s->base = base;
   s->npages = npages;
   s->elemsize = elemsize;
-  s->elemsize32 = large ? 0 : (uint32_t)elemsize;
   s->divmul = large ? 0 : (uint32_t)((UINT64_C(1) << 32) / elemsize + 1);
-  s->nelems = large ? 1 : (uint16_t)(npages * PAGE_SIZE / elemsize);
+  s->nelems = (uint16_t)(large ? 1 : npages * PAGE_SIZE / elemsize);
   s->nwords = (uint16_t)(s->nelems / 64 + 1); /* one bit at least beyond the last slot */
   s->limit = base + s->nelems * elemsize;
   s->spanclass = spc;

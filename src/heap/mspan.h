@@ -86,7 +86,6 @@ struct mspan {
   uintptr_t base;                   /* address of the first slot; constant while in use */
   uintptr_t limit;                  /* end of the last slot */
   uint64_t *gcmarkBits, *allocBits; /* nelems bits each; see above */
-  uint32_t elemsize32;              /* bytes of a slot; 0 for a large object, see elemsize */
   uint32_t divmul; /* ceil(2^32 / elemsize): divides offsets; 0 for a large object */
   uint16_t nelems;
   uint16_t nwords; /* 64-bit words in each bitmap */

@@ -87,6 +87,9 @@ uint64_t os_random(void);         /* a seed */
 /* Starts a detached thread with all signals blocked but those that a fault raises (and `sig` if
  * not 0): 0 or an errno value. The thread's name is for debuggers. stack_size 0: the default. */
 int os_thread_start(void (*fn)(void *), void *arg, size_t stack_size, int sig, const char *name);
+/* How many threads of this process, ended ones for a moment included, os_thread_start has not
+ * started; 0 where that cannot be told. */
+int os_num_other_threads(void);
 /* The calling thread's stack [lo, hi), static thread-local storage and thread descriptor included
  * where these lie on it. */
 void os_thread_stack(uintptr_t *lo, uintptr_t *hi);

@@ -2,12 +2,14 @@
 #define _GNU_SOURCE
 #include "os/os.h"
 
+#include "base/atomic.h"
 #include "os/errno_kept.h"
 
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -31,6 +33,18 @@ struct beginning {
   char name[16];
 };
 
+static uint32_t started; /* threads that have begun here, or are about to; atomic */
+
+/* /proc/self/task has a link for each thread, and two of its own. After a fork `started` is too
+ * large: nothing is better than something wrong. */
+int os_num_other_threads(void) {
+  struct stat st;
+  if (ERRNO_KEPT(stat("/proc/self/task", &st)) != 0)
+    return 0;
+  int n = (int)st.st_nlink - 2 - (int)load_seqcst(&started);
+  return n > 0 ? n : 0;
+}
+
 static void *begin(void *p) {
   struct beginning b = *(struct beginning *)p;
   free(p);
@@ -39,6 +53,7 @@ static void *begin(void *p) {
   if (b.name[0] != 0)
     pthread_setname_np(pthread_self(), b.name);
   b.fn(b.arg);
+  add_seqcst(&started, -1u);
   return NULL;
 }
 
@@ -74,7 +89,10 @@ int os_thread_start(void (*fn)(void *), void *arg, size_t stack_size, int sig, c
     *b = (struct beginning){.fn = fn, .arg = arg, .sig = sig};
     for (size_t i = 0; name != NULL && name[i] != 0 && i < sizeof b->name - 1; i++)
       b->name[i] = name[i];
+    add_seqcst(&started, 1);
     err = create_masked(b, stack_size);
+    if (err != 0)
+      add_seqcst(&started, -1u);
   }
   if (err != 0)
     free(b);

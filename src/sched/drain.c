@@ -32,15 +32,18 @@ static int64_t next_nap(int64_t begin, int64_t deadline) {
   return deadline >= 0 && deadline - now < nap ? deadline - now : nap;
 }
 
-/* Waits until no finalizer waits or runs. False: the time is up. */
+/* Waits until no finalizer waits or runs. False: the time is up. Who has queued some may not have
+ * come to the point yet at which it wakes fing: we do. */
 static bool wait_until_idle(int64_t deadline, uint64_t *n) {
   if (idle(n))
     return true;
+  upcalls.swept();
   gort_yield();
   for (int64_t begin = nanotime(); !idle(n);) {
     if (is_past(deadline))
       return false;
     gort_sleep(next_nap(begin, deadline));
+    upcalls.swept();
   }
   return true;
 }

@@ -278,10 +278,12 @@ void gort_go(void (*fn)(void *), void *arg) {
 
 void gort_yield(void) {
   CHECK_ATTACHED("gort_yield");
-  if (getg())
+  if (getg()) {
     goyield();
-  else
+  } else {
+    wake_after_fork();
     osyield();
+  }
 }
 
 void gort_goexit(void) {

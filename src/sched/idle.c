@@ -310,10 +310,21 @@ static bool queues_empty(void) {
   return sched.runqsize == 0;
 }
 
+/* Whether there are threads that the runtime has not started, other than m0: one that is not
+ * attached may still become so. The thread sanitizer has one of its own. */
+static bool foreign_threads(void) {
+#ifdef GORT_TSAN
+  int known = 1;
+#else
+  int known = 0;
+#endif
+  return threads_foreign() > 0 || os_num_other_threads() > known + (sched.m0 != NULL);
+}
+
 /* Whether something can still come from outside: from a thread that is not the runtime's, from
  * the sweeper, which may queue finalizers, or from time. */
 static bool help_may_come(void) {
-  return threads_foreign() > 0 || !sweep_is_done() || timers_next() != INT64_MAX ||
+  return foreign_threads() || !sweep_is_done() || timers_next() != INT64_MAX ||
          (load_relaxed(&fingwait) && load_relaxed(&fingwake));
 }
 

@@ -120,9 +120,9 @@ static NOINLINE void take_queue(void) {
 /* What was called from the caller of this left pointers in its frames. The next calls lie there,
  * and would show them to the collector in what they do not write. */
 static NOINLINE UNSANITIZED void wipe_stack_below(void) {
-  char dirt[16384];
-  memset(dirt, 0, sizeof dirt);
-  __asm__ __volatile__("" : : "r"(dirt) : "memory");
+  volatile uint64_t dirt[256];
+  for (size_t i = 0; i < COUNT_OF(dirt); i++)
+    dirt[i] = 0;
 }
 
 static void finalizer_goexit(void) { longjmp(fin.next, 1); }

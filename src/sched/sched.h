@@ -122,6 +122,9 @@ void sched_after_fork(void);
 /* How many user goroutines there are. */
 int num_goroutines(void);
 
+/* A line about the scheduler every ms milliseconds on standard error; 0: none. */
+void schedtrace_init(int ms);
+
 extern uint64_t stack_inuse; /* bytes of goroutine stacks mapped; atomic */
 
 /* A new goroutine that runs fn(arg), ready to run. Any attached thread. stack_size 0: the
@@ -210,11 +213,16 @@ bool timers_unwatched(void);    /* there are sleepers, and no thread waits for t
 bool timers_watch(struct m *m); /* waits for the nearest deadline; false: not our business */
 void timers_after_fork(void);
 
+/* schedtrace.c */
+int64_t schedtrace_left(int64_t now); /* ns until the next line; INT64_MAX: none */
+void schedtrace(int64_t now);         /* prints it if it is time; sysmon's */
+
 /* sysmon.c */
 void sysmon_ensure(void);
 void sysmon_call(void); /* under sched.lock: wakes it */
 void sysmon_hurry(void);
 void sysmon_after_fork(void);
+void wake_after_fork(void); /* on a thread that is about to wait */
 
 /* main.c */
 void m0_wake(void); /* under sched.lock */

@@ -204,10 +204,12 @@ void gort_sleep(int64_t ns) {
   if (ns <= 0)
     return;
   int64_t until = deadline(ns);
-  if (getg())
+  if (getg()) {
     sleep_goroutine(until);
-  else
+  } else {
+    wake_after_fork();
     spill_and_call(sleep_thread, &until);
+  }
 }
 
 /* Of the sleepers, the runtime's goroutines are left, and the caller cannot be one. */

@@ -7,7 +7,8 @@
  *   - asks a thread that has run one time slice for 10 ms to give way;
  *   - takes the P of a thread that is blocked, if others could use it, or after 10 ms;
  *   - sees to it that a deadline does not pass while nobody waits for it;
- *   - looks for a deadlock again while help may still come.
+ *   - looks for a deadlock again while help may still come;
+ *   - prints the lines that GORTDEBUG=schedtrace asks for.
  *
  * It looks every 20 µs while there is something to do, then less and less, down to every 10 ms;
  * and while all Ps are idle it sleeps until it is called. */
@@ -27,8 +28,9 @@ enum {
   SLICE = 10 * MILLISECOND,
   SHORTEST = 20 * MICROSECOND,
   LONGEST = 10 * MILLISECOND,
-  PATIENT_LOOKS = 50, /* in vain, before it looks less often */
-  CHECKDEAD_EVERY = 100 * MILLISECOND,
+  PATIENT_LOOKS = 50,                 /* in vain, before it looks less often */
+  CHECKDEAD_FIRST = 10 * MILLISECOND, /* then less and less often */
+  CHECKDEAD_LAST = 1000 * MILLISECOND,
 };
 
 enum { SYSMON_NONE, SYSMON_STARTED };
@@ -130,24 +132,28 @@ static void wake_who_is_missing(void) {
 
 static bool all_idle(void) { return load_relaxed(&sched.npidle) == sched.gomaxprocs; }
 
-static void look_for_deadlock(void) {
+/* Whether to sleep until called, as far as can be seen now; *later: but look for a deadlock
+ * meanwhile. */
+static bool may_sleep(bool *later) {
   lock_raw(&sched.lock);
-  if (sched.checkdead_later)
+  bool idle = all_idle() && !sched.starting && !sched.sysmon_called;
+  if (idle && sched.checkdead_later)
     checkdead();
+  *later = sched.checkdead_later;
+  store_relaxed(&sched.sysmon_waits, idle);
   unlock_raw(&sched.lock);
+  return idle;
 }
 
 /* While nothing runs there is nothing to watch. */
 static void sleep_while_idle(void) {
-  lock_raw(&sched.lock);
-  bool idle = all_idle() && !sched.starting && !sched.sysmon_called;
-  store_relaxed(&sched.sysmon_waits, idle);
-  bool later = sched.checkdead_later;
-  unlock_raw(&sched.lock);
-  if (!idle)
-    return;
-  if (!sleep_until_called(later ? CHECKDEAD_EVERY : -1))
-    look_for_deadlock();
+  bool later, called = false;
+  for (int64_t ns = CHECKDEAD_FIRST; !called && may_sleep(&later);) {
+    int64_t left = schedtrace_left(nanotime()), most = later ? ns : -1;
+    called = sleep_until_called(left < INT64_MAX && (most < 0 || left < most) ? left : most);
+    schedtrace(nanotime());
+    ns = ns * 2 < CHECKDEAD_LAST ? ns * 2 : CHECKDEAD_LAST;
+  }
 }
 
 /* Longer and longer after `idle` looks in vain, but not past a deadline. */
@@ -178,6 +184,7 @@ static void sysmon(void *unused) {
     }
     if (watch_all(nanotime()))
       idle = 0;
+    schedtrace(nanotime());
     wake_who_is_missing();
   }
 }
@@ -212,6 +219,19 @@ void sysmon_ensure(void) {
     return;
   if (cas_seqcst(&sched.sysmon_state, SYSMON_NONE, SYSMON_STARTED))
     spill_and_call(start, NULL);
+}
+
+/* In a child of fork the runtime's goroutines may be ready, and no thread to run them: if the one
+ * thread there is waits, it may well be for these. */
+void wake_after_fork(void) {
+  if (likely(load_acquire(&sched.sysmon_state) == SYSMON_STARTED))
+    return;
+  if (load_relaxed(&sched.runqsize) == 0 && !timers_unwatched())
+    return;
+  sysmon_ensure();
+  struct m *m = acquirem();
+  wakep();
+  releasem(m);
 }
 
 /* It is gone, and is started again by who needs it: most children of fork do not. */

@@ -147,6 +147,12 @@ UNSANITIZED static void print_blocked(struct out *o, const struct g *g, const st
   print_frames(o, &r, record);
 }
 
+static void print_stopped(struct out *o, const struct readable *r, const struct m *m) {
+  if (m->pc != 0)
+    print_pc(o, m->pc + 1);
+  print_frames(o, r, m->fp);
+}
+
 /* `stopped`: with the world stopped what other threads run can be seen too. */
 static void print_on_thread(struct out *o, const struct g *g, bool stopped) {
   struct m *m = load_relaxed(&g->m);
@@ -160,7 +166,7 @@ static void print_on_thread(struct out *o, const struct g *g, bool stopped) {
   else if (load_acquire(&m->status) == M_BLOCKED)
     print_blocked(o, g, m);
   else
-    print_frames(o, &r, m->fp);
+    print_stopped(o, &r, m);
 }
 
 static void print_goroutine(struct out *o, const struct g *g, bool stopped) {
@@ -181,8 +187,9 @@ static void print_others(struct out *o, const struct g *self, bool stopped) {
 }
 
 static void print_thread(struct out *o) {
-  struct readable r = stacks_of(NULL, getm());
-  print(o, "\nthread %d:\n", os_gettid());
+  struct m *m = getm();
+  struct readable r = stacks_of(NULL, m);
+  print(o, "\nthread %d%s:\n", m->tid, m->runtime_owned ? " (of the runtime)" : "");
   print_frames(o, &r, (uintptr_t)__builtin_frame_address(0));
 }
 
@@ -190,7 +197,7 @@ static void print_all(struct out *o, bool stopped) {
   struct g *self = getg();
   if (self)
     print_goroutine(o, self, stopped);
-  else
+  else if (attached())
     print_thread(o);
   print_others(o, self, stopped);
 }

@@ -129,12 +129,15 @@ static size_t results_size(const struct functype *f) {
 
 /* --- Both ------------------------------------------------------------------------------------- */
 
+/* The object's span may have to be swept first, which may queue finalizers: hence upcalls.swept. */
 static int set(uintptr_t p, const gort_func *fn, size_t nret, const gort_type *fint,
                const gort_type *ot) {
   if (mheap.sbrk)
     return GORT_OK;
   upcalls.createfing();
-  switch (addfinalizer(p, fn, nret, fint, ot)) {
+  enum special_result result = addfinalizer(p, fn, nret, fint, ot);
+  upcalls.swept();
+  switch (result) {
   case SPECIAL_EXISTS:
     return GORT_ERR_FIN_ALREADY_SET;
   case SPECIAL_NO_MEMORY:
@@ -145,8 +148,10 @@ static int set(uintptr_t p, const gort_func *fn, size_t nret, const gort_type *f
 }
 
 static int clear(uintptr_t p) {
-  if (!mheap.sbrk)
+  if (!mheap.sbrk) {
     removefinalizer(p);
+    upcalls.swept();
+  }
   return GORT_OK;
 }
 
