@@ -452,13 +452,11 @@ static void test_wakefing_looks_at_both_flags(void **state) {
   (void)state;
   assert_true(gort_drain(-1));
   WAIT_UNTIL(load_seqcst(&fingwait));
-  bool wait = fingwait, wake = fingwake;
-  struct g *was = fing;
-  assert_true(wait);
-  assert_false(wake);
+  assert_false(load_seqcst(&fingwake));
+  struct g *was = load_seqcst(&fing);
   assert_null(wakefing());
-  assert_true(fingwait);
-  assert_ptr_equal(fing, was);
+  assert_true(load_seqcst(&fingwait));
+  assert_ptr_equal(load_seqcst(&fing), was);
 }
 
 int main(int argc, char **argv) {

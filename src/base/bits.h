@@ -13,8 +13,12 @@ static inline uint64_t low_bits(unsigned n) {
 }
 
 static inline bool bit_test(const uint64_t *w, size_t i) { return w[i >> 6] >> (i & 63) & 1; }
-static inline void bit_set(uint64_t *w, size_t i) { w[i >> 6] |= UINT64_C(1) << (i & 63); }
-static inline void bit_clear(uint64_t *w, size_t i) { w[i >> 6] &= ~(UINT64_C(1) << (i & 63)); }
+static inline void bit_set(uint64_t *w, size_t i) {
+  __atomic_store_n(&w[i >> 6], w[i >> 6] | UINT64_C(1) << (i & 63), __ATOMIC_RELAXED);
+}
+static inline void bit_clear(uint64_t *w, size_t i) {
+  __atomic_store_n(&w[i >> 6], w[i >> 6] & ~(UINT64_C(1) << (i & 63)), __ATOMIC_RELAXED);
+}
 
 /* The mask of the bits of word `w` that lie in [lo, hi). */
 static inline uint64_t range_mask(size_t w, size_t lo, size_t hi) {
@@ -24,14 +28,15 @@ static inline uint64_t range_mask(size_t w, size_t lo, size_t hi) {
   return low_bits(to > 64 ? 64 : (unsigned)to) & ~low_bits((unsigned)from);
 }
 
+/* Of a bitmap that one thread changes and others may look at meanwhile: whole words are stored. */
 static inline void bits_set_range(uint64_t *w, size_t lo, size_t hi) {
   for (size_t i = lo >> 6; lo < hi && i <= (hi - 1) >> 6; i++)
-    w[i] |= range_mask(i, lo, hi);
+    __atomic_store_n(&w[i], w[i] | range_mask(i, lo, hi), __ATOMIC_RELAXED);
 }
 
 static inline void bits_clear_range(uint64_t *w, size_t lo, size_t hi) {
   for (size_t i = lo >> 6; lo < hi && i <= (hi - 1) >> 6; i++)
-    w[i] &= ~range_mask(i, lo, hi);
+    __atomic_store_n(&w[i], w[i] & ~range_mask(i, lo, hi), __ATOMIC_RELAXED);
 }
 
 static inline bool is_power_of_two(size_t x) { return x != 0 && (x & (x - 1)) == 0; }

@@ -207,7 +207,7 @@ static void change_settings(void *arg) {
   if (s->percent != NULL)
     gc_percent = *s->percent;
   if (s->limit != NULL)
-    gc_memory_limit = *s->limit;
+    store_relaxed(&gc_memory_limit, *s->limit);
   pacer_set_goal();
   starttheworld();
 }

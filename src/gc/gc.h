@@ -61,8 +61,6 @@ enum { HEAP_MINIMUM = 4 << 20 };
 /* Sets mheap.trigger from what the last cycle left, the percentage and the limit. */
 void pacer_set_goal(void);
 uint64_t pacer_goal(void);
-/* Bytes of memory that the runtime holds; what the limit bounds. */
-uint64_t pacer_memory_in_use(void);
 /* Gives free memory back to the system while the runtime holds more than the limit. */
 void pacer_obey_limit(void);
 /* Gives all free memory back. */

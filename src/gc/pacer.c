@@ -15,15 +15,19 @@
 enum { LEAST_STEP = 256 << 10, SCAVENGE_PIECE = 64 << 20 };
 
 int gc_percent = 100;
-int64_t gc_memory_limit = INT64_MAX;
+int64_t gc_memory_limit = INT64_MAX; /* atomic */
 
 static uint64_t goal = HEAP_MINIMUM; /* changed with the world stopped, or under mheap.lock */
 
 uint64_t pacer_goal(void) { return goal; }
 
-uint64_t pacer_memory_in_use(void) {
-  uint64_t pages = load_relaxed(&mheap.pages_inuse) + load_relaxed(&pagealloc_stats.dirty_pages);
-  return pages * PAGE_SIZE + load_relaxed(&persistent_sys) + work_sys;
+/* *spare: of it, free pages that could go back. */
+static uint64_t memory_in_use(uint64_t *spare) {
+  lock(&mheap.lock);
+  *spare = pagealloc_stats.dirty_pages * PAGE_SIZE;
+  uint64_t pages = mheap.pages_inuse * PAGE_SIZE;
+  unlock(&mheap.lock);
+  return pages + *spare + load_relaxed(&persistent_sys) + load_relaxed(&work_sys);
 }
 
 static uint64_t percent_goal(uint64_t live) {
@@ -65,9 +69,11 @@ static void scavenge(uint64_t bytes) {
 }
 
 void pacer_obey_limit(void) {
-  uint64_t held = pacer_memory_in_use();
-  if (held > (uint64_t)gc_memory_limit && load_relaxed(&pagealloc_stats.dirty_pages) != 0)
-    scavenge(held - (uint64_t)gc_memory_limit);
+  if (load_relaxed(&gc_memory_limit) == INT64_MAX)
+    return;
+  uint64_t spare, held = memory_in_use(&spare), limit = (uint64_t)load_relaxed(&gc_memory_limit);
+  if (held > limit && spare > 0)
+    scavenge(held - limit < spare ? held - limit : spare);
 }
 
 void scavenge_all(void) { scavenge(UINT64_MAX); }

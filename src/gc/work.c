@@ -166,14 +166,16 @@ enum work work_get(struct workbuf **b, struct job *j) {
   enum work what;
   lock_raw(&work.lock);
   bool got = take(b, j, &what);
-  if (!got && ++work.waiting == work.nworkers)
+  if (!got)
+    store_relaxed(&work.waiting, work.waiting + 1);
+  if (work.waiting == work.nworkers)
     store_release(&work.done, 1);
   while (!got && !work.done) {
     unlock_raw(&work.lock);
     wait_for_work();
     lock_raw(&work.lock);
     if ((got = take(b, j, &what)))
-      work.waiting--;
+      store_relaxed(&work.waiting, work.waiting - 1);
   }
   unlock_raw(&work.lock);
   return got ? what : WORK_DONE;

@@ -91,8 +91,7 @@ static bool refill_run(struct m *m, struct mspan *s) {
   /* Readers (isFree) must not take the old freeptr for the new run's: between the two there is
    * no run. */
   store_relaxed(&s->run.runend, 0);
-  __atomic_thread_fence(__ATOMIC_RELEASE);
-  store_relaxed(&s->run.freeptr, p);
+  store_release(&s->run.freeptr, p);
   store_release(&s->run.runend, end);
   return true;
 }

@@ -9,7 +9,7 @@
 enum { PARTIAL, FULL };
 
 struct spanlist {
-  struct mspan *first;
+  struct mspan *first; /* read without the lock, to see whether there is any; atomic */
 };
 
 struct mcentral {
@@ -29,7 +29,7 @@ static void push(struct mcentral *c, struct mspan *s, unsigned fullness, unsigne
   s->next = l->first;
   if (l->first)
     l->first->prev = s;
-  l->first = s;
+  store_relaxed(&l->first, s);
   s->listed = (uint8_t)(1 + fullness * 2 + parity);
 }
 
@@ -40,7 +40,7 @@ static void unlink_span(struct mcentral *c, struct mspan *s) {
   if (s->prev)
     s->prev->next = s->next;
   else
-    l->first = s->next;
+    store_relaxed(&l->first, s->next);
   if (s->next)
     s->next->prev = s->prev;
   s->next = s->prev = NULL;
