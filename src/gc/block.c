@@ -48,16 +48,20 @@ static void block(uintptr_t sp, void *arg) {
 
 /* Inside acquirem the handler stays away from what is published. The thread's P goes to others
  * first, while it may still take the scheduler's locks. */
+static void block_outermost(void) {
+  struct m *m = acquirem();
+  upcalls.entersyscall(m);
+  spill_and_call(block, m);
+  releasem(m);
+}
+
 void gort_block_enter(void) {
   CHECK_ATTACHED("gort_block_enter");
-  struct m *m = acquirem();
-  if (m->blocked > 0) {
+  struct m *m = getm();
+  if (m->blocked > 0)
     m->blocked++;
-  } else {
-    upcalls.entersyscall(m);
-    spill_and_call(block, m);
-  }
-  releasem(m);
+  else
+    block_outermost();
 }
 
 /* exitsyscall may park the goroutine until a P is free, and wake it on this thread or another:
