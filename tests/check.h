@@ -55,6 +55,13 @@
 #define UNDER_TSAN 0
 #endif
 
+/* A build that collects when it likes to, and says its seed on standard error. */
+#ifdef GORT_TORTURE
+#define UNDER_TORTURE 1
+#else
+#define UNDER_TORTURE 0
+#endif
+
 #define SHARED_HELPER static __attribute__((unused))
 #define NOINLINE __attribute__((noinline))
 #define COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))
@@ -207,6 +214,7 @@ struct outcome {
   bool hung;  /* it had to be killed */
   char out[1 << 16];
   char err[1 << 20]; /* what does not fit is dropped */
+  char torture[128]; /* the seed of a torture build, which is not in err */
 };
 
 #define ENV(...) ((const char *const[]){__VA_ARGS__, NULL})
@@ -292,6 +300,16 @@ SHARED_HELPER void follow_child(pid_t pid, int out, int err, struct outcome *o) 
     continue;
 }
 
+/* Moves the line in which a torture build says its seed out of the way. */
+SHARED_HELPER void take_torture_line(struct outcome *o) {
+  char *line = UNDER_TORTURE ? strstr(o->err, "gort: torture: ") : NULL;
+  char *end = line ? strchr(line, '\n') : NULL;
+  if (!end)
+    return;
+  snprintf(o->torture, sizeof o->torture, "%.*s", (int)(end + 1 - line), line);
+  memmove(line, end + 1, strlen(end + 1) + 1);
+}
+
 /* Runs the case in a process of its own, with the settings in its environment. posix_spawn and
  * not fork: nothing of this process's runtime is to be seen in the child. */
 SHARED_HELPER const struct outcome *run_case(const char *name, const char *arg,
@@ -315,13 +333,14 @@ SHARED_HELPER const struct outcome *run_case(const char *name, const char *arg,
   close(err[1]);
   assert_int_equal(failed, 0);
   follow_child(pid, out[0], err[0], &o);
+  take_torture_line(&o);
   return &o;
 }
 
 SHARED_HELPER void print_outcome(const char *name, const struct outcome *o) {
   const char *how = o->hung ? " (hung)" : "";
-  print_error("case %s: wait status 0x%x%s; it wrote:\n%.4000s%.12000s\n", name,
-              (unsigned)o->status, how, o->out, o->err);
+  print_error("case %s: wait status 0x%x%s; it wrote:\n%s%.4000s%.12000s\n", name,
+              (unsigned)o->status, how, o->torture, o->out, o->err);
 }
 
 /* Whether `line` is a whole line of the text. */

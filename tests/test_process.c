@@ -354,10 +354,10 @@ static void stay_on_the_main_thread(void *unused) {
 }
 
 static void stay_with_others(void *unused) {
-  for (int i = 0; i < 20; i++)
-    gort_go(turn_for_good, NULL);
   (void)unused;
   gort_lock_thread();
+  for (int i = 0; i < 20; i++)
+    gort_go(turn_for_good, NULL);
   stay_on_the_main_thread(NULL);
 }
 

@@ -77,7 +77,7 @@ struct m {
                              gort_main, from there up; else {0, 0} */
   struct stack regs;      /* saved registers (of a signal frame), or {0, 0} */
   struct stack hoststack; /* the thread's own stack, static thread-local storage included */
-  struct stack tls;       /* static thread-local storage when it is not on hoststack */
+  struct stack tls;       /* static thread-local storage and the thread's descriptor */
   uintptr_t tcb;          /* the thread pointer, from which dynamic thread-local storage is found */
   struct stack altstack;  /* the signal stack, unless the thread brought its own */
   uintptr_t systemsp;     /* where systemstack() begins; 0 while on the system stack */

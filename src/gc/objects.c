@@ -6,7 +6,10 @@
  * objects is taken, under the same lock as the list itself, and compared in the stopped world: the
  * chain can be followed without the lock then, since the threads that could change it stand still.
  * One of them may have been stopped in the middle of a change; the linker's state says so, and
- * then the list does not count as valid either. */
+ * then the list does not count as valid either.
+ *
+ * Left out: a thread that is not attached does not stand still; if it unloads a library while the
+ * collector scans that library's data, the collector faults. */
 #define _GNU_SOURCE
 #include "gc/objects.h"
 

@@ -38,6 +38,7 @@ static bool wait_until_idle(int64_t deadline, uint64_t *n) {
   if (idle(n))
     return true;
   upcalls.swept();
+  upcalls.wake_finalizers();
   gort_yield();
   for (int64_t begin = nanotime(); !idle(n);) {
     if (is_past(deadline))

@@ -47,8 +47,10 @@ void m0_wake(void) {
   notewakeup(&sched.m0->park);
 }
 
-/* Until the main goroutine has ended, or m0 has to run goroutines itself: then it has a P. */
+/* Until the main goroutine has ended, or m0 has to run goroutines itself: then it has a P. In a
+ * child of fork this may be the first time that another thread is needed. */
 static void wait_for_main(struct m *m) {
+  sysmon_ensure();
   if (m->p)
     handoffp(releasep(m));
   lock_raw(&sched.lock);
