@@ -113,6 +113,8 @@ static void *cancelled_while_attached(void *unused) {
 
 static void test_however_it_ends(void **state) {
   (void)state;
+  if (UNDER_ASAN) /* it takes frames that pthread_exit has left for live ones */
+    skip();
   watch_begin();
   on_posix_threads(10, exit_while_attached);
   for (int i = 0; i < 10; i++) {
