@@ -68,6 +68,9 @@
 
 enum { MANY = 500 };
 
+/* What loops for its own sake loops this much less. */
+enum { SLOWNESS = UNDER_TSAN ? 10 : UNDER_ASAN ? 3 : 1 };
+
 /* Nine in ten, the least that tests about death ask for. */
 SHARED_HELPER bool mostly(size_t n, size_t all) { return n * 10 >= all * 9; }
 

@@ -355,7 +355,7 @@ static void shuffle(void *stream) {
   for (size_t i = 0; i < CELLS / 2; i++)
     cell[i] = new_box();
   for (int round = 0; round < 10; round++) {
-    move_boxes(cell, &r, MOVES / 10 / (UNDER_TSAN || UNDER_ASAN ? 10 : 1));
+    move_boxes(cell, &r, MOVES / 10 / SLOWNESS);
     check_cells(cell);
   }
   atomic_fetch_sub(&at_work, 1);
@@ -384,7 +384,7 @@ static void test_nothing_that_moves_between_roots_and_heap_is_missed(void **stat
   for (size_t i = 0; i < CELLS; i++)
     static_cell[i] = new_box();
   start_collecting();
-  for (size_t i = 0; i < MOVES / (UNDER_TSAN || UNDER_ASAN ? 10 : 1); i++) {
+  for (size_t i = 0; i < MOVES / SLOWNESS; i++) {
     size_t from = rng_below(&r, CELLS);
     struct box *a = static_cell[from], *b = heap_cell[from];
     if ((a && a->magic != MAGIC) || (b && b->magic != MAGIC))

@@ -230,11 +230,12 @@ static NOINLINE void send_parcels(size_t n, void (*start)(void (*)(void *), void
 /* Nothing else points to the argument of a goroutine that has not begun, or of a new thread. */
 static void test_arguments_are_traced(void **state) {
   (void)state;
+  enum { GOROUTINES = 20000 / SLOWNESS, THREADS = 200 / SLOWNESS };
   atomic_store(&arrived, 0);
   start_collecting();
-  send_parcels(20000, gort_go);
-  send_parcels(200, start_on_thread);
-  WAIT_UNTIL(atomic_load(&arrived) == 20200);
+  send_parcels(GOROUTINES, gort_go);
+  send_parcels(THREADS, start_on_thread);
+  WAIT_UNTIL(atomic_load(&arrived) == GOROUTINES + THREADS);
   stop_collecting();
   assert_int_equal(atomic_load(&damaged), 0);
 }

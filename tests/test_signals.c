@@ -231,10 +231,12 @@ static void test_signals_from_elsewhere_are_harmless(void **state) {
 
 /* --- A thread that blocks the signal -------------------------------------------------------- */
 
-static atomic_int collected;
+static atomic_int may_collect, collected;
 
+/* Not while the starter still waits in gort_thread_start: there it holds up nobody. */
 static void collect_once(void *unused) {
   (void)unused;
+  WAIT_UNTIL(atomic_load(&may_collect));
   gort_gc();
   atomic_store(&collected, 1);
 }
@@ -250,6 +252,7 @@ CASE(stubborn_thread) {
   printf("%ld\n", syscall(SYS_gettid));
   fflush(stdout);
   CHECK(gort_thread_start(collect_once, NULL) == 0);
+  atomic_store(&may_collect, 1);
   for (int64_t end = monotonic_ns() + INT64_C(3000000000); monotonic_ns() < end;)
     nap();
   CHECK(!atomic_load(&collected));
