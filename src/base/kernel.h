@@ -13,6 +13,8 @@ void futexwakeup(uint32_t *addr, int n);
 void write_fd(int fd, const char *s, size_t n);
 /* CLOCK_MONOTONIC in nanoseconds. */
 int64_t nanotime(void);
+/* The same, some milliseconds behind: cheap enough for each finalizer. */
+int64_t nanotime_coarse(void);
 /* Lets another thread run. */
 void osyield(void);
 

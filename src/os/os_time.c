@@ -15,6 +15,7 @@ static int64_t read_clock(clockid_t clock) {
   return (int64_t)t.tv_sec * SECOND + t.tv_nsec;
 }
 
+int64_t nanotime_coarse(void) { return read_clock(CLOCK_MONOTONIC_COARSE); }
 int64_t os_walltime(void) { return read_clock(CLOCK_REALTIME); }
 int64_t os_process_cputime(void) { return read_clock(CLOCK_PROCESS_CPUTIME_ID); }
 int64_t os_thread_cputime(void) { return read_clock(CLOCK_THREAD_CPUTIME_ID); }

@@ -76,7 +76,7 @@ static NOINLINE void run_last_entry(void) {
   const struct finalizer *f = &fin.work->fin[fin.work->cnt - 1];
   if (f->fint == NULL)
     throw("missing type in runfinq");
-  store_relaxed(&finstats.running_since, nanotime());
+  store_relaxed(&finstats.running_since, nanotime_coarse());
   if (f->fint == &plain_function)
     ((void (*)(void *))(uintptr_t)f->fn)(f->arg);
   else
@@ -118,7 +118,8 @@ static NOINLINE void take_queue(void) {
 }
 
 /* What was called from the caller of this left pointers in its frames. The next calls lie there,
- * and would show them to the collector in what they do not write. */
+ * and would show them to the collector in what they do not write. Done when a block is through, and
+ * before parking: an object that ran amid others may be kept for a moment by the next ones. */
 static NOINLINE UNSANITIZED void wipe_stack_below(void) {
   volatile uint64_t dirt[256];
   for (size_t i = 0; i < COUNT_OF(dirt); i++)
@@ -134,10 +135,11 @@ static void runfinq(void *unused) {
   if (_setjmp(fin.next) != 0)
     finish_last_entry();
   for (;;) {
-    wipe_stack_below();
     if (fin.work == NULL) {
+      wipe_stack_below();
       take_queue();
     } else if (fin.work->cnt == 0) {
+      wipe_stack_below();
       put_block_back();
     } else {
       run_last_entry();
