@@ -32,9 +32,11 @@ static void test_gc_is_a_whole_collection(void **state) {
   }
 }
 
+enum { DROPPED_AT_ONCE = MANY / SLOWNESS };
+
 static NOINLINE void queue_and_count(size_t *queued) {
   uint64_t before = read_stats().finalizers_queued;
-  make_watched(MANY, 40);
+  make_watched(DROPPED_AT_ONCE, 40);
   scrub_stack();
   gort_gc();
   *queued = read_stats().finalizers_queued - before;
@@ -47,11 +49,11 @@ static void test_gc_finds_what_was_dropped_before(void **state) {
   size_t queued;
   watch_begin();
   queue_and_count(&queued);
-  assert_true(mostly(queued, MANY));
+  assert_true(mostly(queued, DROPPED_AT_ONCE));
   start_collecting();
   for (int i = 0; i < 20; i++) {
     queue_and_count(&queued);
-    assert_true(mostly(queued, MANY));
+    assert_true(mostly(queued, DROPPED_AT_ONCE));
   }
   stop_collecting();
 }
