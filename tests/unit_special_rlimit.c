@@ -8,8 +8,18 @@ enum { OBJECTS = 20000 };
 
 static void **object;
 
+static void nop(void *p) { (void)p; }
+
+/* The threads that will be needed are there already: one for goroutines, and the collector's. */
+static NOINLINE void start_threads(void) {
+  gort_max_procs(1);
+  gort_set_finalizer_fn(gort_alloc(32), nop);
+  CHECK(gort_drain(-1));
+}
+
 /* No more address space than the process has now. */
 static void forbid_more_memory(void) {
+  start_threads();
   struct rlimit limit;
   long pages = 0;
   FILE *f = fopen("/proc/self/statm", "r");
@@ -26,7 +36,6 @@ static void allow_more_memory(void) {
   CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
 }
 
-static void nop(void *p) { (void)p; }
 
 /* How many can be set until one is refused. */
 static size_t set_until_refused(void) {

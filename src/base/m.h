@@ -87,6 +87,7 @@ struct m {
   uintptr_t fp;           /* the frame from which its callers can be followed; as m->sp */
   uint32_t frozen;        /* 1: it does not run on when the world does, for good: set by the
                              scheduler in the stopped world */
+  uint32_t signalled;     /* the stop signal has been sent since the thread last blocked; atomic */
   bool stop_warned;       /* it was named as the one that holds up the collector; who stops the
                              world */
   uintptr_t saved[M_SAVED_WORDS]; /* gort_block_enter: registers and the lowest part of the stack

@@ -44,6 +44,7 @@ static void block(uintptr_t sp, void *arg) {
   if (sp >= m->stack.lo && sp < m->stack.hi)
     copy_frames(m, sp);
   enterblocked(m, sp);
+  await_signal(m);
 }
 
 /* Inside acquirem the handler stays away from what is published. The thread's P goes to others

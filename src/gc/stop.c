@@ -81,6 +81,9 @@ static bool queue_was_full;  /* some signal could not be sent yet; the stopper\'
 static uint32_t arrivals;
 static uint32_t stopper_sleeps; /* atomic */
 
+/* 1 while the stopper looks for running threads and signals them; atomic. */
+static uint32_t signalling;
+
 static void arrive(void) {
   add_seqcst(&arrivals, 1);
   if (load_seqcst(&stopper_sleeps) != 0)
@@ -240,6 +243,17 @@ void enterblocked(struct m *m, uintptr_t sp) {
   m->locks--;
 }
 
+/* A stopper that saw this thread run may still be about to signal it, or the signal may be on its
+ * way: it comes at the end of the next system call. */
+void await_signal(struct m *m) {
+  while (load_seqcst(&signalling) != 0)
+    osyield();
+  if (load_seqcst(&m->signalled) != 0) {
+    store_seqcst(&m->signalled, 0);
+    osyield();
+  }
+}
+
 /* The stopper may itself block and go on in the world that it has stopped. */
 static bool may_run(struct m *m) {
   return load_seqcst(&gcwaiting) == 0 || load_relaxed(&stopper) == m;
@@ -298,6 +312,7 @@ static void bury(struct m *m) {
 
 /* A queue of signals that is full may have room again, so that is an error only the last time. */
 static void signal_thread(struct m *m, bool last) {
+  store_seqcst(&m->signalled, 1);
   int err = os_signal_thread(m->tid, stop_signal);
   if (err == 0 || !is_running(m))
     return;
@@ -326,11 +341,13 @@ static void ask_nobody(uint32_t what) {
 static int signal_all(bool last) {
   int n = 0;
   queue_was_full = false;
+  store_seqcst(&signalling, 1);
   for (struct m *m = load_acquire(&allm); m != NULL; m = m->alllink)
     if (is_running(m)) {
       signal_thread(m, last);
       n++;
     }
+  store_seqcst(&signalling, 0);
   return n;
 }
 

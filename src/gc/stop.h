@@ -35,6 +35,8 @@ void start_after_fork(void);
  * stands as systemstack left it. */
 void enterblocked(struct m *m, uintptr_t sp);
 void leaveblocked(struct m *m);
+/* After enterblocked: when it returns no stop signal comes any more until leaveblocked. */
+void await_signal(struct m *m);
 
 /* At a safe point of the scheduler, without locks: stops here if asked to. Leaves a request to
  * be preempted as it is. */
