@@ -36,7 +36,6 @@ static void allow_more_memory(void) {
   CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
 }
 
-
 /* How many can be set until one is refused. */
 static size_t set_until_refused(void) {
   size_t n = 0;
