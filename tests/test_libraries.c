@@ -177,6 +177,47 @@ static void test_loading_and_unloading_all_the_time(void **state) {
   gort_gc();
 }
 
+/* A child inherits the dynamic linker as it was: with its lock held, or in the middle of a change,
+ * by a thread that the child does not have. */
+static atomic_bool stop_loading, loading_stopped;
+
+static void load_and_unload(void *unused) {
+  (void)unused;
+  while (!atomic_load(&stop_loading)) {
+    void *library = load(0);
+    CHECK(dlclose(library) == 0);
+  }
+  atomic_store(&loading_stopped, true);
+}
+
+static void collect_in_child(void) {
+  pid_t pid = fork();
+  if (pid == 0) {
+    alarm(30);
+    for (int i = 0; i < 3; i++)
+      gort_gc();
+    _exit(0);
+  }
+  int status;
+  while (waitpid(pid, &status, 0) < 0)
+    CHECK(errno == EINTR);
+  CHECK(status == 0);
+}
+
+static void test_a_child_of_fork_while_libraries_come_and_go(void **state) {
+  (void)state;
+  need_libraries();
+  if (UNDER_TSAN || UNDER_ASAN) /* their own locks may be held in the child */
+    skip();
+  start_collecting();
+  assert_int_equal(gort_thread_start(load_and_unload, NULL), 0);
+  for (int i = 0; i < 100; i++)
+    collect_in_child();
+  atomic_store(&stop_loading, true);
+  WAIT_UNTIL(atomic_load(&loading_stopped));
+  stop_collecting();
+}
+
 static void test_what_an_unloaded_library_held_dies(void **state) {
   (void)state;
   need_libraries();
@@ -206,6 +247,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_a_library_loaded_later),
       cmocka_unit_test(test_thread_local_variables_of_libraries),
       cmocka_unit_test(test_loading_and_unloading_all_the_time),
+      cmocka_unit_test(test_a_child_of_fork_while_libraries_come_and_go),
       cmocka_unit_test(test_what_an_unloaded_library_held_dies),
       cmocka_unit_test(test_static_data_of_libraries_is_ignored),
   };

@@ -8,6 +8,7 @@
 #include "debug/verify.h"
 #include "gc/gc.h"
 #include "gc/mark.h"
+#include "gc/roots.h"
 #include "gc/stop.h"
 #include "gc/threads.h"
 #include "gort/start.h"
@@ -45,6 +46,7 @@ static void before_fork(void) {
   attached_for_fork = !attached();
   if (attached_for_fork)
     thread_attach(false);
+  roots_before_fork();
   stop_for_fork();
 }
 
@@ -54,7 +56,13 @@ static void run_on(void) {
     thread_detach();
 }
 
+static void after_fork_in_parent(void) {
+  roots_after_fork();
+  run_on();
+}
+
 static void after_fork_in_child(void) {
+  roots_after_fork_in_child();
   threads_after_fork();
   gc_after_fork();
   sched_after_fork();
@@ -80,7 +88,7 @@ static void start(void) {
   schedtrace_init(env.schedtrace);
   trace_init();
   verify_init();
-  pthread_atfork(before_fork, run_on, after_fork_in_child);
+  pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
 void gort_runtime_start(void) {

@@ -1,7 +1,7 @@
 /* A cycle of the collector, from what starts it to its end.
  *
- *   sweep what the last cycle left; look up the loaded libraries        world running
- *   stop the world
+ *   sweep what the last cycle left                                      world running
+ *   stop the world; look up the loaded libraries if they have changed
  *   take all spans from the threads' caches; finish sweeping
  *   GCmark: mark from the roots, all workers                           stopped
  *   GCmarktermination: set the goal of the next cycle
@@ -42,17 +42,17 @@ static void flush_caches(void) {
       mcache_flush(m);
 }
 
-/* Stops the world with a list of loaded libraries that is still true then. A library that comes
- * or goes between the two makes it start over: what was loaded meanwhile would not be scanned, and
- * what is gone cannot be. */
+/* Stops the world with a list of loaded libraries that is true then. It mostly is still the one of
+ * the last cycle. If not, the world runs on while it is made, for that takes the loader's lock; and
+ * if a library comes or goes meanwhile, it is made once more. */
 static void stop_with_roots(void) {
-  for (;;) {
-    struct roots *r = roots_prepare();
-    stoptheworld("collect");
-    if (roots_install(r))
-      return;
+  stoptheworld("collect");
+  while (!roots_valid()) {
     starttheworld();
     osyield();
+    struct roots *r = roots_prepare();
+    stoptheworld("collect");
+    roots_install(r);
   }
 }
 

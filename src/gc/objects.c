@@ -8,11 +8,21 @@
  * One of them may have been stopped in the middle of a change; the linker's state says so, and
  * then the list does not count as valid either.
  *
+ * A child of fork inherits the linker as it was: with its lock held for good if another thread held
+ * it, and in the middle of a change if another was loading or unloading. So the child must not need
+ * to ask. Who forks lists the objects before, keeps others from asking here meanwhile (`asking`),
+ * and waits a while for a change to end. In the child that list is in force, less what was
+ * unloaded since, for as long as the chain stays what it was at the fork. When it changes the
+ * child has loaded something itself, for which it had to have the lock.
+ *
  * Left out: a thread that is not attached does not stand still; if it unloads a library while the
- * collector scans that library's data, the collector faults. */
+ * collector scans that library's data, the collector faults. And a library that another thread
+ * loads between the list and the fork is no root in the child. */
 #define _GNU_SOURCE
 #include "gc/objects.h"
 
+#include "base/kernel.h"
+#include "base/lock.h"
 #include "base/m.h"
 #include "base/switch.h"
 #include "base/throw.h"
@@ -24,6 +34,8 @@
 
 /* A program that is linked statically has no such chain, and loads nothing. */
 extern struct r_debug _r_debug __attribute__((weak));
+
+static struct mutex asking; /* held while the linker is asked, and across a fork */
 
 static bool has_chain(void) { return &_r_debug != NULL && _r_debug.r_map != NULL; }
 
@@ -76,7 +88,8 @@ static void add_segment(struct roots **r, struct segment s) {
 
 static struct segment segment_of(const struct dl_phdr_info *info, const ElfW(Phdr) * ph) {
   uintptr_t lo = info->dlpi_addr + ph->p_vaddr;
-  return (struct segment){lo, lo + ph->p_memsz, ph->p_type == PT_TLS ? info->dlpi_tls_modid : 0};
+  size_t module = ph->p_type == PT_TLS ? info->dlpi_tls_modid : 0;
+  return (struct segment){lo, lo + ph->p_memsz, module, info->dlpi_addr};
 }
 
 /* The data of a sanitizer's runtime, 50 MB of it, holds no pointers of the program's. */
@@ -131,7 +144,7 @@ static int look_in_object(struct dl_phdr_info *info, size_t size, void *arg) {
 
 /* Who holds the loader's lock may be stopped, so the wait for it must not hold up who stops. */
 struct enquiry {
-  int (*each)(struct dl_phdr_info *info, size_t size, void *arg);
+  each_object *each;
   void *arg;
 };
 
@@ -139,24 +152,78 @@ static void ask_blocked(uintptr_t sp, void *arg) {
   struct enquiry *e = arg;
   struct m *m = acquirem();
   enterblocked(m, sp);
+  lock_raw(&asking);
   dl_iterate_phdr(e->each, e->arg);
+  unlock_raw(&asking);
   leaveblocked(m);
   releasem(m);
 }
 
-static void ask_loader(int (*each)(struct dl_phdr_info *, size_t, void *), void *arg) {
+void objects_each(each_object *each, void *arg) {
   struct enquiry e = {each, arg};
   spill_and_call(ask_blocked, &e);
 }
 
 struct roots *objects_list(void) {
   struct roots *r = new_list(1);
-  ask_loader(list_object, &r);
+  objects_each(list_object, &r);
   return r;
 }
 
 bool objects_have(uintptr_t p) {
   struct question q = {.p = p};
-  ask_loader(look_in_object, &q);
+  objects_each(look_in_object, &q);
   return q.answer;
+}
+
+/* Fork. */
+
+static void keep_others_from_asking(uintptr_t sp, void *arg) {
+  (void)arg;
+  struct m *m = acquirem();
+  enterblocked(m, sp);
+  lock_raw(&asking);
+  leaveblocked(m);
+  releasem(m);
+}
+
+struct roots *objects_before_fork(void) {
+  enum { TRIES = 100, PAUSE_NS = 100000 };
+  struct roots *r = objects_list();
+  spill_and_call(keep_others_from_asking, NULL);
+  for (int i = 0; i < TRIES && chain_is_changing(); i++)
+    os_sleep(PAUSE_NS);
+  return r;
+}
+
+void objects_after_fork(struct roots *r) {
+  unlock_raw(&asking);
+  objects_free(r);
+}
+
+UNSANITIZED static bool in_chain(uintptr_t object) {
+  const struct link_map *l = has_chain() ? _r_debug.r_map : NULL;
+  while (l != NULL && l->l_addr != object)
+    l = l->l_next;
+  return l != NULL || !has_chain();
+}
+
+/* An object that was being unloaded may be in the chain and not in memory; one that was being
+ * loaded, perhaps to the same place, may be in memory, in part, and not in the chain. */
+static void leave_out_gone(struct roots *r) {
+  size_t n = r->n;
+  r->n = 0;
+  for (size_t i = 0; i < n; i++) {
+    struct segment s = r->segment[i];
+    if (in_chain(s.object) && os_is_mapped(s.lo, s.hi))
+      r->segment[r->n++] = s;
+  }
+}
+
+void objects_after_fork_in_child(struct roots *r) {
+  asking = (struct mutex){0};
+  if (chain_is_changing())
+    _r_debug.r_state = RT_CONSISTENT;
+  leave_out_gone(r);
+  r->chain = chain_fingerprint();
 }

@@ -102,14 +102,29 @@ struct roots *roots_prepare(void) {
   return objects_list();
 }
 
-bool roots_install(struct roots *r) {
-  bool valid = objects_unchanged(r);
-  struct roots *old = valid ? loaded : r;
-  if (valid)
-    loaded = r;
-  if (old != NULL)
-    objects_free(old);
-  return valid;
+void roots_install(struct roots *r) {
+  if (loaded != NULL)
+    objects_free(loaded);
+  loaded = r;
+}
+
+bool roots_valid(void) { return loaded != NULL && objects_unchanged(loaded); }
+
+static struct roots *for_child; /* of the fork that goes on: one at a time is between the two */
+
+void roots_before_fork(void) {
+  struct roots *r = objects_before_fork();
+  for_child = r;
+}
+
+void roots_after_fork(void) {
+  struct roots *r = for_child;
+  objects_after_fork(r);
+}
+
+void roots_after_fork_in_child(void) {
+  objects_after_fork_in_child(for_child);
+  roots_install(for_child);
 }
 
 void roots_scan(void (*scan)(uintptr_t lo, uintptr_t hi)) {

@@ -11,9 +11,15 @@
 void roots_init(void); /* installs the upcall */
 struct roots;
 struct roots *roots_prepare(void);
-/* With the world stopped: makes *r the list in force if the loaded objects are still those; if
- * not, frees it and returns false: the world has to run on, and roots_prepare be called again. */
-bool roots_install(struct roots *r);
+/* With the world stopped: makes *r the list in force. */
+void roots_install(struct roots *r);
+/* With the world stopped: whether the list in force is of what is loaded now. */
+bool roots_valid(void);
+
+/* Around fork, on its thread, world running; in the child instead of the second one, the third. */
+void roots_before_fork(void);
+void roots_after_fork(void);
+void roots_after_fork_in_child(void);
 
 /* Calls scan(lo, hi) for all root ranges: data and bss, added ranges, root objects, each thread's
  * stacks, registers, thread-local storage, goroutines (upcalls.scan_goroutines), queues

@@ -21,6 +21,7 @@
 #include "base/kernel.h"
 #include "base/switch.h"
 #include "base/throw.h"
+#include "gc/objects.h"
 #include "gc/stop.h"
 #include "gc/threads.h"
 #include "gort/goroutine.h"
@@ -219,7 +220,7 @@ static void find_keep_out(void) {
   keep_out.of[2] = (uintptr_t)pthread_mutex_lock;
   keep_out.of[3] = (uintptr_t)exit;
   keep_out.of[4] = getauxval(AT_BASE);
-  dl_iterate_phdr(look_at_object, NULL);
+  objects_each(look_at_object, NULL);
 }
 
 static bool must_not_freeze_at(uintptr_t pc) {
