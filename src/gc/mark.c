@@ -1,11 +1,17 @@
 /* The marking loop.
  *
- * Marking waits for memory: the mark bit of an object and the object itself are cache misses
- * each. So nothing is looked at when it is found. A word found in a scanned object goes on the
- * worker's stack unseen. Taken off it, its page is looked up and its mark bit is prefetched; a
- * few words later the bit is tested and set, and the object prefetched; a few objects later it is
- * scanned. Two short queues (candidates, and objects to scan) hold what is on its way, so that
- * many misses are in flight at once.
+ * Marking waits for memory: a page's entry in the table, the mark bit of an object and the object
+ * itself are cache misses each, and often need the page tables walked as well. So nothing is looked
+ * at when it is found. A word found in a scanned object goes on the worker's stack unseen, and from
+ * there in batches through three stages. Each prefetches for a whole batch what the next stage
+ * will look at a step later:
+ *
+ *     stack --> words --> candidates --> objects --> stack
+ *               entry     mark bit       contents
+ *
+ * The prefetches of a batch stand close together, a few instructions each, so that the processor
+ * has all of them under way at once. They still are when the stack has run empty and more of the
+ * shared work is fetched.
  *
  * A worker's results are its marks. Two that find the same object at once are told apart by the
  * atomic `or` that sets the bit: one of them scans it. Free slots look marked (heap/mspan.h), so
@@ -24,25 +30,32 @@
 #include "os/os.h"
 #include "type/typemap.h"
 
-enum { FIFO = 16, MAX_WORKERS = 16 };
+enum { BATCH = 16, MAX_WORKERS = 16 };
 
+/* What a word points to. */
 struct candidate {
   uintptr_t obj;
   uint64_t *word; /* of its mark bit */
-  uint64_t bit;
-  const struct pageinfo *page;
+  size_t size;
+  uint8_t bit; /* number of the mark bit in the word */
+  uint8_t kind;
 };
 
 struct marker {
   uintptr_t arena, size;       /* of what is in use, for the test whether a word is a pointer */
   struct workbuf *top, *spare; /* the stack: the block in use, and one more */
-  struct candidate cand[FIFO]; /* a queue */
-  struct candidate scan[FIFO]; /* another */
-  unsigned cand_head, ncand, scan_head, nscan;
+  uintptr_t word[BATCH];       /* the batches between the stages */
+  struct candidate cand[BATCH], object[BATCH];
+  unsigned nword, ncand, nobject;
   uint64_t marked; /* bytes */
 };
 
-static uint32_t slot_size[256]; /* by span class; 0: large */
+/* By span class; size 0: large. */
+static struct {
+  uint32_t size;
+  uint8_t kind;
+} slots[256];
+
 static __thread struct marker *this_marker __attribute__((tls_model("initial-exec")));
 
 static void marker_begin(struct marker *w) {
@@ -50,7 +63,7 @@ static void marker_begin(struct marker *w) {
   w->size = load_acquire(&mheap.used) - mheap.arena;
   w->top = work_empty_block();
   w->spare = work_empty_block();
-  w->cand_head = w->ncand = w->scan_head = w->nscan = 0;
+  w->nword = w->ncand = w->nobject = 0;
   w->marked = 0;
 }
 
@@ -112,84 +125,61 @@ UNSANITIZED static void found_slot(uintptr_t *slot, void *w) {
   found(w, *(const volatile uintptr_t *)slot);
 }
 
-/* Finds the object that p points into. Slots beyond the last, and pages in no span, are none. */
-static inline bool resolve(uintptr_t p, struct candidate *c) {
-  const struct pageinfo *pi = &mheap.pages[(p - mheap.arena) >> PAGE_SHIFT];
-  if (load_relaxed(&pi->span) == 0)
-    return false;
-  uintptr_t base = (p & ~(uintptr_t)(PAGE_SIZE - 1)) - ((uintptr_t)pi->back << PAGE_SHIFT);
-  if (unlikely(pi->back == BACK_FAR))
-    base = mheap.spans[pi->span].base;
-  size_t i = (size_t)((uint64_t)(p - base) * pi->divmul >> 32);
-  if (pi->divmul == 0)
-    i = 0;
-  c->obj = base + i * slot_size[pi->spanclass];
-  c->word = &mheap.bits[pi->mark + (i >> 6)];
-  c->bit = UINT64_C(1) << (i & 63);
-  c->page = pi;
-  return true;
+static const struct pageinfo *page_of(uintptr_t p) {
+  return &mheap.pages[(p - mheap.arena) >> PAGE_SHIFT];
 }
 
-static inline size_t size_of(const struct candidate *c) {
-  size_t size = slot_size[c->page->spanclass];
-  return size ? size : mheap.spans[c->page->span].elemsize;
+static NOINLINE void resolve_large(uint32_t span, struct candidate *c) {
+  const struct mspan *s = &mheap.spans[span];
+  c->obj = s->base;
+  c->word = s->gcmarkBits;
+  c->size = s->elemsize;
+  c->bit = 0;
+}
+
+/* Finds the object that p points into. Slots beyond the last, and pages in no span, are none. */
+static inline bool resolve(uintptr_t p, struct candidate *c) {
+  const struct pageinfo *pi = page_of(p);
+  uint32_t span = load_relaxed(&pi->span);
+  if (span == 0)
+    return false;
+  c->kind = slots[pi->spanclass].kind;
+  if (unlikely(pi->divmul == 0)) {
+    resolve_large(span, c);
+    return true;
+  }
+  uintptr_t base = (p & ~(uintptr_t)(PAGE_SIZE - 1)) - ((uintptr_t)pi->back << PAGE_SHIFT);
+  size_t i = (size_t)((uint64_t)(p - base) * pi->divmul >> 32);
+  c->size = slots[pi->spanclass].size;
+  c->obj = base + i * c->size;
+  c->word = &mheap.bits[pi->mark + (i >> 6)];
+  c->bit = i & 63;
+  return true;
 }
 
 /* Sets the mark bit; false when it was set, or the slot is free. */
-static inline bool mark(struct marker *w, const struct candidate *c) {
-  if (load_relaxed(c->word) & c->bit)
-    return false;
-  if (or_relaxed(c->word, c->bit) & c->bit)
-    return false;
-  w->marked += size_of(c);
-  return true;
+static inline bool mark(const struct candidate *c) {
+  uint64_t bit = UINT64_C(1) << c->bit;
+  return (load_relaxed(c->word) & bit) == 0 && (or_relaxed(c->word, bit) & bit) == 0;
 }
 
-static const gort_type *type_of(uintptr_t obj, unsigned kind) {
-  return kind == GORT_TYPED ? heap_type_of(obj) : NULL;
+/* An object of more than a piece becomes a job, unless there is nothing to find in it. */
+static void scan_piecemeal(const struct candidate *c) {
+  const gort_type *t = c->kind == GORT_TYPED ? heap_type_of(c->obj) : NULL;
+  if (c->kind == GORT_SCAN || (t != NULL && !type_noscan(t)))
+    work_add_job(&(struct job){c->obj, c->obj + c->size, t, c->obj});
 }
 
-/* Looks into a marked object. */
-static void scan_object(struct marker *w, uintptr_t obj, const struct candidate *c) {
-  unsigned kind = spanclass_kind(c->page->spanclass);
-  size_t size = size_of(c);
-  if (size > JOB_PIECE) {
-    const gort_type *t = type_of(obj, kind);
-    if (kind == GORT_SCAN || (t != NULL && !type_noscan(t)))
-      work_add_job(&(struct job){obj, obj + size, t, obj});
-  } else if (kind == GORT_SCAN) {
-    scan_words(w, obj, obj + size);
-  } else if (kind == GORT_TYPED && !slot_has_type(size)) {
-    scan_bits(w, obj, size);
-  } else if (kind == GORT_TYPED) {
-    type_scan(heap_type_of(obj), obj, size, found_slot, w);
-  }
-}
-
-static void fill_candidates(struct marker *w) {
-  uintptr_t p;
-  while (w->ncand < FIFO && pop(w, &p)) {
-    struct candidate *c = &w->cand[(w->cand_head + w->ncand) % FIFO];
-    if (resolve(p, c)) {
-      __builtin_prefetch(c->word, 1);
-      w->ncand++;
-    }
-  }
-}
-
-static void test_candidate(struct marker *w) {
-  struct candidate *c = &w->cand[w->cand_head++ % FIFO];
-  w->ncand--;
-  if (mark(w, c) && !c->page->noscan) {
-    __builtin_prefetch((const void *)c->obj);
-    w->scan[(w->scan_head + w->nscan++) % FIFO] = *c;
-  }
-}
-
-static void scan_next(struct marker *w) {
-  struct candidate c = w->scan[w->scan_head++ % FIFO];
-  w->nscan--;
-  scan_object(w, c.obj, &c);
+/* Looks into a marked object that may hold pointers. */
+static inline void scan_object(struct marker *w, const struct candidate *c) {
+  if (unlikely(c->size > JOB_PIECE))
+    scan_piecemeal(c);
+  else if (c->kind == GORT_SCAN)
+    scan_words(w, c->obj, c->obj + c->size);
+  else if (!slot_has_type(c->size))
+    scan_bits(w, c->obj, c->size);
+  else
+    type_scan(heap_type_of(c->obj), c->obj, c->size, found_slot, w);
 }
 
 /* Gives half of the stack to somebody who waits. */
@@ -202,21 +192,6 @@ static void share(struct marker *w) {
   work_give_block(b);
 }
 
-/* Works off the worker's own stack and queues. */
-static void drain(struct marker *w) {
-  for (unsigned round = 0;; round++) {
-    fill_candidates(w);
-    if (w->ncand > 0)
-      test_candidate(w);
-    if (w->nscan == FIFO || (w->ncand == 0 && w->nscan > 0))
-      scan_next(w);
-    if (w->ncand == 0 && w->nscan == 0 && w->top->n == 0 && w->spare->n == 0)
-      return;
-    if (round % 256 == 255 && w->top->n > 8 && work_wanted())
-      share(w);
-  }
-}
-
 static void do_job(struct marker *w, const struct job *j) {
   if (j->type != NULL)
     type_scan_part(j->type, j->base, j->lo, j->hi, found_slot, w);
@@ -224,23 +199,79 @@ static void do_job(struct marker *w, const struct job *j) {
     scan_words(w, j->lo, j->hi);
 }
 
-static void work_until_done(struct marker *w) {
-  for (;;) {
-    drain(w);
-    struct workbuf *b;
-    struct job j;
-    switch (work_get(&b, &j)) {
-    case WORK_BLOCK:
-      work_free_block(w->top);
-      w->top = b;
-      break;
-    case WORK_JOB:
-      do_job(w, &j);
-      break;
-    case WORK_DONE:
-      return;
-    }
+/* Takes over shared work; false: there is none. */
+static bool take_over(struct marker *w, struct work got) {
+  if (got.kind == WORK_BLOCK) {
+    work_free_block(w->top);
+    w->top = got.block;
+  } else if (got.kind == WORK_JOB) {
+    do_job(w, &got.job);
   }
+  return got.kind != WORK_NONE;
+}
+
+/* The stack is empty: gets more of the shared work, if there is any now. */
+static NOINLINE bool refill(struct marker *w) { return take_over(w, work_try_get()); }
+
+static void take_words(struct marker *w) {
+  uintptr_t p;
+  while (w->nword < BATCH && (pop(w, &p) || (refill(w) && pop(w, &p)))) {
+    __builtin_prefetch(page_of(p));
+    w->word[w->nword++] = p;
+  }
+}
+
+static void resolve_words(struct marker *w) {
+  unsigned n = 0;
+  for (unsigned i = 0; i < w->nword; i++)
+    if (resolve(w->word[i], &w->cand[n])) {
+      __builtin_prefetch(w->cand[n].word, 1);
+      n++;
+    }
+  w->nword = 0;
+  w->ncand = n;
+}
+
+static void mark_candidates(struct marker *w) {
+  unsigned n = 0;
+  for (const struct candidate *c = w->cand; c < w->cand + w->ncand; c++)
+    if (mark(c)) {
+      w->marked += c->size;
+      if (c->kind != GORT_NOSCAN)
+        w->object[n++] = *c;
+    }
+  for (unsigned i = 0; i < n; i++)
+    __builtin_prefetch((const void *)w->object[i].obj);
+  w->ncand = 0;
+  w->nobject = n;
+}
+
+static void scan_objects(struct marker *w) {
+  for (unsigned i = 0; i < w->nobject; i++)
+    scan_object(w, &w->object[i]);
+  w->nobject = 0;
+}
+
+/* Moves each batch on by one stage, the foremost first; false when all are empty. */
+static bool step(struct marker *w) {
+  scan_objects(w);
+  mark_candidates(w);
+  resolve_words(w);
+  take_words(w);
+  return w->nword + w->ncand + w->nobject > 0;
+}
+
+/* Works off the worker's own stack and batches. */
+static void drain(struct marker *w) {
+  for (unsigned round = 0; step(w); round++)
+    if (round % 16 == 15 && w->top->n > 8 && work_wanted())
+      share(w);
+}
+
+static void work_until_done(struct marker *w) {
+  do
+    drain(w);
+  while (take_over(w, work_get()));
 }
 
 /* Roots that are not plain ranges: what hangs on objects as special records. */
@@ -278,8 +309,8 @@ static void with_marker(void (*fn)(struct marker *, uintptr_t), uintptr_t p) {
 
 static void scan_one(struct marker *w, uintptr_t base) {
   struct candidate c;
-  if (base - w->arena < w->size && resolve(base, &c))
-    scan_object(w, c.obj, &c);
+  if (base - w->arena < w->size && resolve(base, &c) && c.kind != GORT_NOSCAN)
+    scan_object(w, &c);
 }
 
 void gc_scan_object(uintptr_t base) { with_marker(scan_one, base); }
@@ -334,8 +365,10 @@ void mark_init(int nworkers) {
   wanted_helpers = nworkers < 1             ? 0
                    : nworkers > MAX_WORKERS ? MAX_WORKERS - 1
                                             : (uint32_t)nworkers - 1;
-  for (unsigned i = 0; i < NUM_SPAN_CLASSES; i++)
-    slot_size[i] = gort_class_to_size[spanclass_sizeclass((spanclass_t)i)];
+  for (unsigned i = 0; i < NUM_SPAN_CLASSES; i++) {
+    slots[i].size = gort_class_to_size[spanclass_sizeclass((spanclass_t)i)];
+    slots[i].kind = (uint8_t)spanclass_kind((spanclass_t)i);
+  }
 }
 
 int mark_workers(void) { return (int)load_relaxed(&helpers.threads) + 1; }

@@ -133,28 +133,35 @@ static void take_job(struct job *j) {
     store_relaxed(&work.njobs, work.njobs - 1);
 }
 
-/* Blocks first: they are what fills memory. */
-static bool take(struct workbuf **b, struct job *j, enum work *what) {
-  *what = WORK_BLOCK;
+/* Blocks first: they are what fills memory. Under the lock. */
+static bool take(struct work *w) {
   if (work.full != NULL) {
-    *b = work.full;
-    store_relaxed(&work.full, (*b)->next);
-    return true;
+    w->kind = WORK_BLOCK;
+    w->block = work.full;
+    store_relaxed(&work.full, w->block->next);
+  } else if (work.njobs != 0) {
+    w->kind = WORK_JOB;
+    take_job(&w->job);
   }
-  *what = WORK_JOB;
-  if (work.njobs == 0)
-    return false;
-  take_job(j);
-  return true;
+  return w->kind != WORK_NONE;
 }
 
 static bool anything(void) {
-  return load_relaxed(&work.full) != NULL || load_relaxed(&work.njobs) != 0 ||
-         load_acquire(&work.done) != 0;
+  return load_relaxed(&work.full) != NULL || load_relaxed(&work.njobs) != 0;
+}
+
+struct work work_try_get(void) {
+  struct work w = {.kind = WORK_NONE};
+  if (!anything())
+    return w;
+  lock_raw(&work.lock);
+  take(&w);
+  unlock_raw(&work.lock);
+  return w;
 }
 
 static void wait_for_work(void) {
-  for (int i = 0; !anything(); i++)
+  for (int i = 0; !anything() && load_acquire(&work.done) == 0; i++)
     if (i < SPINS_BEFORE_SLEEP)
       cpu_relax();
     else
@@ -162,10 +169,10 @@ static void wait_for_work(void) {
 }
 
 /* A worker that waits holds nothing, so when all wait there is nothing anywhere. */
-enum work work_get(struct workbuf **b, struct job *j) {
-  enum work what;
+struct work work_get(void) {
+  struct work w = {.kind = WORK_NONE};
   lock_raw(&work.lock);
-  bool got = take(b, j, &what);
+  bool got = take(&w);
   if (!got)
     store_relaxed(&work.waiting, work.waiting + 1);
   if (work.waiting == work.nworkers)
@@ -174,9 +181,9 @@ enum work work_get(struct workbuf **b, struct job *j) {
     unlock_raw(&work.lock);
     wait_for_work();
     lock_raw(&work.lock);
-    if ((got = take(b, j, &what)))
+    if ((got = take(&w)))
       store_relaxed(&work.waiting, work.waiting - 1);
   }
   unlock_raw(&work.lock);
-  return got ? what : WORK_DONE;
+  return w;
 }

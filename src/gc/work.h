@@ -39,9 +39,16 @@ void work_add_job(const struct job *j);
 /* Whether somebody waits for work and there is none to have. */
 bool work_wanted(void);
 
-/* Something to do, or the end: waits until there is work or all workers wait. */
-enum work { WORK_BLOCK, WORK_JOB, WORK_DONE };
-enum work work_get(struct workbuf **b, struct job *j);
+struct work {
+  enum { WORK_NONE, WORK_BLOCK, WORK_JOB } kind;
+  struct workbuf *block;
+  struct job job;
+};
+
+/* Something to do; WORK_NONE at the end: waits until there is work or all workers wait. */
+struct work work_get(void);
+/* The same without waiting: WORK_NONE when there is nothing now. The caller may hold work. */
+struct work work_try_get(void);
 
 extern uint64_t work_sys; /* bytes obtained for blocks and jobs */
 
