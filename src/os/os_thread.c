@@ -45,6 +45,12 @@ int os_num_other_threads(void) {
   return n > 0 ? n : 0;
 }
 
+static void end(void *unused) {
+  (void)unused;
+  add_seqcst(&started, -1u);
+}
+
+/* The program's function may end the thread by pthread_exit. */
 static void *begin(void *p) {
   struct beginning b = *(struct beginning *)p;
   free(p);
@@ -52,8 +58,9 @@ static void *begin(void *p) {
     os_unblock_signal(b.sig);
   if (b.name[0] != 0)
     pthread_setname_np(pthread_self(), b.name);
+  pthread_cleanup_push(end, NULL);
   b.fn(b.arg);
-  add_seqcst(&started, -1u);
+  pthread_cleanup_pop(1);
   return NULL;
 }
 
