@@ -74,7 +74,8 @@ static bool is_default(struct settings s, struct settings normal) {
 /* Said once, with the variable's name, and the default is used. */
 static void assert_reported_once(const char *setting, const char *word) {
   struct settings normal = settings_with("GORTDEBUG");
-  const char *const *env = ENV("GORTGC", "GORTMEMLIMIT", "GORTMAXPROCS", "GORTDEBUG", setting);
+  const char *const *env =
+      ENV("GORTGC", "GORTMEMLIMIT", "GORTMAXPROCS", "GORTSIGNAL", "GORTDEBUG", setting);
   const struct outcome *o = run_case("settings", "", env);
   bool fine = !o->hung && o->status == 0 && occurrences(o->err, word) == 1;
   if (!fine || !is_default(settings_printed(o), normal)) {
@@ -87,7 +88,8 @@ static void test_nonsense_is_reported_once(void **state) {
   (void)state;
   static const char *const nonsense[] = {
       "GORTGC=banana",   "GORTGC=10x",          "GORTMEMLIMIT=much", "GORTMEMLIMIT=10XiB",
-      "GORTMEMLIMIT=-5", "GORTMAXPROCS=banana", "GORTMAXPROCS=-2"};
+      "GORTMEMLIMIT=-5", "GORTMAXPROCS=banana", "GORTMAXPROCS=-2",   "GORTMAXPROCS=0",
+      "GORTSIGNAL=URG",  "GORTSIGNAL=0",        "GORTSIGNAL=65",     "GORTSIGNAL=9"};
   for (size_t i = 0; i < COUNT_OF(nonsense); i++) {
     char name[32];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(nonsense[i], "="), nonsense[i]);
@@ -95,10 +97,22 @@ static void test_nonsense_is_reported_once(void **state) {
   }
 }
 
+/* Of a signal that stops threads the handler returns, so it cannot be one that a fault raises. */
+static void test_faults_are_no_signal_to_stop_with(void **state) {
+  (void)state;
+  static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS};
+  for (size_t i = 0; i < COUNT_OF(faults); i++) {
+    char setting[32];
+    snprintf(setting, sizeof setting, "GORTSIGNAL=%d", faults[i]);
+    assert_reported_once(setting, "GORTSIGNAL");
+  }
+}
+
 static void test_unknown_debug_words_are_reported_once(void **state) {
   (void)state;
   assert_reported_once("GORTDEBUG=banana=1", "banana");
   assert_reported_once("GORTDEBUG=banana", "banana");
+  assert_reported_once("GORTDEBUG=banana=1,gctrace=0,banana=1", "banana");
   assert_reported_once("GORTDEBUG=gctrace=0,banana=1,clobberfree=1", "banana");
 }
 
@@ -291,6 +305,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_gortmemlimit),
       cmocka_unit_test(test_gortmaxprocs),
       cmocka_unit_test(test_nonsense_is_reported_once),
+      cmocka_unit_test(test_faults_are_no_signal_to_stop_with),
       cmocka_unit_test(test_unknown_debug_words_are_reported_once),
       cmocka_unit_test(test_gctrace_writes_a_line_for_each_cycle),
       cmocka_unit_test(test_clobberfree),

@@ -78,7 +78,7 @@ static void read_signal(const char *s) {
   if (parse_int(s, 64, &n) && os_signal_is_usable((int)n))
     env.signal = (int)n;
   else
-    warn("GORTSIGNAL=%s is not the number of a signal that can be caught; using SIGURG\n", s);
+    warn("GORTSIGNAL=%s is not the number of a signal that can stop threads; using SIGURG\n", s);
 }
 
 static void read_seed(const char *s) {
@@ -115,7 +115,17 @@ static bool set_word(const char *name, const char *value) {
   return false;
 }
 
-static void read_word(char *word) {
+/* Whether the word stands before `at` in the list as well. */
+static bool said_before(const char *list, const char *at, const char *word) {
+  size_t n = strlen(word);
+  for (; list < at; list += strcspn(list, ",") + 1)
+    if (strcspn(list, ",") == n && memcmp(list, word, n) == 0)
+      return true;
+  return false;
+}
+
+/* `at` is where the word stands in the list. */
+static void read_word(const char *list, const char *at, char *word) {
   char *equals = strchr(word, '=');
   if (equals != NULL)
     *equals = 0;
@@ -123,7 +133,8 @@ static void read_word(char *word) {
     return;
   if (equals != NULL)
     *equals = '=';
-  warn("GORTDEBUG: unknown word `%s`, passed over\n", word);
+  if (!said_before(list, at, word))
+    warn("GORTDEBUG: unknown word `%s`, passed over\n", word);
 }
 
 static void read_debug(const char *s) {
@@ -131,7 +142,7 @@ static void read_debug(const char *s) {
   if (copy == NULL)
     return;
   for (char *w = strtok_r(copy, ",", &save); w != NULL; w = strtok_r(NULL, ",", &save))
-    read_word(w);
+    read_word(s, s + (w - copy), w);
   free(copy);
 }
 

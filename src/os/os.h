@@ -50,7 +50,8 @@ bool os_is_main_thread(void);
 int os_signal_thread(int tid, int sig);
 /* Installs handler(sig, siginfo, ucontext) with SA_RESTART | SA_ONSTACK: 0 or -errno. */
 int os_sigaction(int sig, void (*handler)(int, void *, void *));
-/* Whether a handler can be installed for `sig` (not for SIGKILL, nor those of the C library). */
+/* Whether a handler can be installed for `sig` (not for SIGKILL, nor those of the C library) and
+ * may return, as from a fault it may not. */
 bool os_signal_is_usable(int sig);
 /* Gives this thread [p, p+size) as its signal stack unless it has one already; true when it did.
  * Returns false and the present one in *lo, *hi when there is one. */

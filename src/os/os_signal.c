@@ -17,20 +17,22 @@ int os_signal_thread(int tid, int sig) {
   return (int)ERRNO_KEPT(syscall(SYS_tgkill, getpid(), tid, sig));
 }
 
-/* Every signal that nothing but the thread's own doing raises. */
+/* What a thread's own doing raises. */
+static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS};
+
 static void all_but_faults(sigset_t *set) {
-  static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS};
   sigfillset(set);
   for (size_t i = 0; i < COUNT_OF(faults); i++)
     sigdelset(set, faults[i]);
 }
 
+/* A handler that returns from a fault would meet it again for ever. */
 bool os_signal_is_usable(int sig) {
   struct sigaction now;
-  sigset_t all;
-  sigfillset(&all); /* without those that libc keeps for itself */
-  return sig > 0 && sig < NSIG && sig != SIGKILL && sig != SIGSTOP && sigismember(&all, sig) == 1 &&
-         ERRNO_KEPT(sigaction(sig, NULL, &now)) == 0;
+  sigset_t usable;
+  all_but_faults(&usable); /* without those that libc keeps for itself, too */
+  return sig > 0 && sig < NSIG && sig != SIGKILL && sig != SIGSTOP &&
+         sigismember(&usable, sig) == 1 && ERRNO_KEPT(sigaction(sig, NULL, &now)) == 0;
 }
 
 /* While a handler of ours runs, no other does: a handler of the program's must not change the
