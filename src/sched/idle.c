@@ -222,8 +222,7 @@ static struct p *next_starting(void) {
 }
 
 /* The system has no thread for p. Others will look for work when they have time, and sysmon tries
- * again. If there is only m0, which waits for the main goroutine to end, it has to run everything
- * from now on. */
+ * again. If there is only m0, and it waits, it has to run everything from now on. */
 static void refused(struct p *p, int err) {
   lock_raw(&sched.lock);
   int others = --sched.nm;

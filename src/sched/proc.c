@@ -233,10 +233,8 @@ static void halt(struct g *g) {
 
 static struct g *schedule(struct m *m, bool *inherit) {
   *inherit = false;
-  if (m->lockedg) {
-    stoplockedm(m);
+  if (m->lockedg && stoplockedm(m))
     return m->lockedg;
-  }
   if (!m->p)
     stopm(m);
   for (;;) {

@@ -87,7 +87,7 @@ struct sched {
   uint32_t nallp;       /* Ps there are in allp; grows */
   bool no_more_threads; /* the system refused one when there was none: m0 runs everything;
                            atomic */
-  bool m0_waits;        /* m0 waits for the main goroutine to end */
+  bool m0_waits;        /* m0 waits for the main goroutine to end, or to be ready for it */
   bool checkdead_later; /* everybody sleeps, but help may still come */
   bool refused;         /* the system refused a thread; sysmon tries again; atomic */
 
@@ -179,7 +179,7 @@ void park_halted(void);
 /* syscall.c */
 void entersyscall(struct m *m);
 void exitsyscall(struct m *m);
-void stoplockedm(struct m *m);
+bool stoplockedm(struct m *m); /* whether its locked goroutine is ready */
 void startlockedm(struct m *m, struct g *g);
 
 /* runq.c */

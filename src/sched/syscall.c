@@ -7,7 +7,8 @@
  *
  * A locked goroutine runs on no other thread than its own (g->lockedm), and that thread runs
  * nothing else (m->lockedg). When it parks, its thread gives its P away and sleeps; who finds the
- * goroutine in a queue hands its own P to that thread. */
+ * goroutine in a queue hands its own P to that thread. Where the system has no other thread to
+ * give, m0 does not sleep: it runs everything, its locked goroutine as one of them. */
 #include "sched/sched.h"
 
 #include "base/throw.h"
@@ -77,12 +78,21 @@ void exitsyscall(struct m *m) {
 
 /* Locked goroutines. */
 
-/* The locked thread's goroutine does not run: sleeps until somebody brings a P for it. */
-void stoplockedm(struct m *m) {
+static bool runs_everything(const struct m *m) {
+  return m == load_relaxed(&sched.m0) && load_relaxed(&sched.no_more_threads);
+}
+
+/* The locked thread's goroutine does not run: sleeps until somebody brings a P for it, or, false,
+ * for whatever there is to do. */
+bool stoplockedm(struct m *m) {
+  if (runs_everything(m))
+    return false;
   if (m->p)
     handoffp(releasep(m));
   lock_raw(&sched.lock);
   sched.nmidle++;
+  if (m == sched.m0)
+    sched.m0_waits = m->nextp == NULL; /* startlockedm may have come first */
   checkdead();
   unlock_raw(&sched.lock);
   wait_in_kernel(m, -1);
@@ -90,6 +100,7 @@ void stoplockedm(struct m *m) {
   struct p *p = m->nextp;
   m->nextp = NULL;
   acquirep(m, p);
+  return !runs_everything(m);
 }
 
 /* g, taken from a queue, is locked to another thread, which sleeps or is about to: it gets our P.
@@ -98,8 +109,10 @@ void startlockedm(struct m *m, struct g *g) {
   struct m *to = g->lockedm;
   lock_raw(&sched.lock);
   sched.nmidle--;
-  unlock_raw(&sched.lock);
+  if (to == sched.m0)
+    sched.m0_waits = false;
   to->nextp = releasep(m);
+  unlock_raw(&sched.lock);
   notewakeup(&to->park);
   stopm(m);
 }

@@ -132,11 +132,16 @@ static void wake_who_is_missing(void) {
 
 static bool all_idle(void) { return load_relaxed(&sched.npidle) == sched.gomaxprocs; }
 
+/* There is, or will be, work for a thread that was refused: nobody else may be there to see it. */
+static bool has_to_try_again(void) {
+  return load_relaxed(&sched.refused) && (timers_unwatched() || work_waits());
+}
+
 /* Whether to sleep until called, as far as can be seen now; *later: but look for a deadlock
  * meanwhile. */
 static bool may_sleep(bool *later) {
   lock_raw(&sched.lock);
-  bool idle = all_idle() && !sched.starting && !sched.sysmon_called;
+  bool idle = all_idle() && !sched.starting && !sched.sysmon_called && !has_to_try_again();
   if (idle && sched.checkdead_later)
     checkdead();
   *later = sched.checkdead_later;
