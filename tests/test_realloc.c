@@ -202,6 +202,50 @@ static void test_a_root_stays_a_root(void **state) {
   assert_mostly_dead(MANY);
 }
 
+/* Also one that begins or has become empty, and when it does so again. */
+static NOINLINE void grow_empty_roots(void) {
+  for (size_t i = 0; i < MANY; i++) {
+    void *root = i % 2 ? gort_alloc_root(0) : gort_realloc(gort_alloc_root(64), 0);
+    if (i % 3 == 0)
+      root = gort_realloc(gort_realloc(root, 48), 0);
+    void **p = gort_realloc(root, 64);
+    p[7] = watched_target();
+    hidden_roots[i] = hide(p);
+  }
+}
+
+static NOINLINE void grow_empty_plain_memory(void) {
+  for (size_t i = 0; i < MANY; i++)
+    watch(gort_realloc(gort_alloc(0), 64));
+}
+
+static void test_an_empty_root_stays_a_root(void **state) {
+  (void)state;
+  watch_begin();
+  grow_empty_roots();
+  assert_none_dead();
+  free_roots();
+  assert_mostly_dead(MANY);
+  watch_begin();
+  grow_empty_plain_memory();
+  assert_mostly_dead(MANY);
+}
+
+CASE(free_what_is_no_root) {
+  gort_init();
+  gort_free_root(gort_realloc(gort_alloc_root(0), 0));
+  gort_free_root(gort_alloc(0));
+}
+
+static void test_empty_roots_are_freed_as_often(void **state) {
+  (void)state;
+  for (int i = 0; i < 3; i++)
+    gort_alloc_root(0);
+  for (int i = 0; i < 3; i++)
+    gort_free_root(gort_alloc(0));
+  expect_throw(free_what_is_no_root);
+}
+
 /* --- What stays with the old object --------------------------------------------------------- */
 
 /* Finalizers go with the object that they were set on: while its new copy is held, the old one
@@ -265,6 +309,8 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_noscan_memory_stays_noscan),
       cmocka_unit_test(test_typed_memory_stays_typed),
       cmocka_unit_test(test_a_root_stays_a_root),
+      cmocka_unit_test(test_an_empty_root_stays_a_root),
+      cmocka_unit_test(test_empty_roots_are_freed_as_often),
       cmocka_unit_test(test_finalizers_stay_with_the_old_object),
       cmocka_unit_test(test_the_old_object_lives_while_referenced),
   };

@@ -45,6 +45,10 @@ bool rangeset_add(struct rangeset *s, uintptr_t lo, uintptr_t hi) {
   return true;
 }
 
+bool rangeset_has(const struct rangeset *s, uintptr_t lo, uintptr_t hi) {
+  return s->size != 0 && s->table[find(s, lo, hi)].count != 0;
+}
+
 /* Whether the entry at i, whose search begins at `home`, may move to the hole before it. */
 static bool may_move(const struct rangeset *s, size_t home, size_t hole, size_t i) {
   size_t mask = s->size - 1;
@@ -66,11 +70,9 @@ static void close_hole(struct rangeset *s, size_t hole) {
 }
 
 bool rangeset_remove(struct rangeset *s, uintptr_t lo, uintptr_t hi) {
-  if (s->size == 0)
+  if (!rangeset_has(s, lo, hi))
     return false;
   size_t i = find(s, lo, hi);
-  if (s->table[i].count == 0)
-    return false;
   if (--s->table[i].count == 0) {
     s->used--;
     close_hole(s, i);

@@ -21,6 +21,7 @@ struct rangeset {
 /* False when there is no memory. */
 bool rangeset_add(struct rangeset *s, uintptr_t lo, uintptr_t hi);
 /* False when it is not in the set. */
+bool rangeset_has(const struct rangeset *s, uintptr_t lo, uintptr_t hi);
 bool rangeset_remove(struct rangeset *s, uintptr_t lo, uintptr_t hi);
 
 #endif

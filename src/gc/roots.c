@@ -31,7 +31,8 @@ static struct roots *loaded; /* the list in force; changed with the world stoppe
 
 static struct mutex rootlock;
 static struct rangeset ranges;      /* gort_add_roots; under rootlock */
-static struct rangeset rootobjects; /* gort_alloc_root: lo is the object; under rootlock */
+static struct rangeset rootobjects; /* gort_alloc_root: lo is the object, hi WAS_EMPTY or 0; under
+                                       rootlock */
 
 /* In pieces, whole words only. */
 static void scan_range(uintptr_t lo, uintptr_t hi, scan_fn *scan) {
@@ -167,24 +168,48 @@ void gort_remove_roots(const void *lo, const void *hi) {
     throw("gort_remove_roots: [%p, %p) was not added", lo, hi);
 }
 
-/* As malloc aligns. */
-static size_t natural_alignment(size_t size) {
-  return size >= 16 ? 16 : size == 0 ? 1 : size & -size;
-}
+/* Root objects. Those of size 0 are all the one zero-size object, which is in the set once for
+ * each. When it grows by gort_realloc nobody knows whether that is one of the roots or plain memory
+ * of size 0. So as long as any of them is left the new object becomes a root, WAS_EMPTY, and all
+ * remain, until one such object is freed. */
+enum { WAS_EMPTY = 1 };
 
 /* Until it is in the set the object is on this stack. */
 void *gort_alloc_root(size_t size) {
   CHECK_ATTACHED("gort_alloc_root");
-  void *p = mallocgc_or_throw(size, natural_alignment(size), GORT_SCAN, NULL, "gort_alloc_root");
+  void *p = mallocgc_or_throw(size, malloc_align(size), GORT_SCAN, NULL, "gort_alloc_root");
   if (!change(&rootobjects, rangeset_add, p, NULL))
     throw_out_of_memory("gort_alloc_root", size);
   return p;
 }
 
+static bool remove_root_object(uintptr_t p) {
+  return rangeset_remove(&rootobjects, p, 0) ||
+         (rangeset_remove(&rootobjects, p, WAS_EMPTY) &&
+          rangeset_remove(&rootobjects, (uintptr_t)zerobase, 0));
+}
+
 void gort_free_root(void *p) {
   CHECK_ATTACHED("gort_free_root");
-  if (p != NULL && !change(&rootobjects, rangeset_remove, p, NULL))
+  if (p == NULL)
+    return;
+  lock(&rootlock);
+  bool done = remove_root_object((uintptr_t)p);
+  unlock(&rootlock);
+  if (!done)
     throw("gort_free_root: %p is no root object", p);
+}
+
+/* False when there is no memory. */
+static bool move_root_object(uintptr_t from, uintptr_t to) {
+  const uintptr_t empty = (uintptr_t)zerobase;
+  if (from == empty)
+    return !rangeset_has(&rootobjects, empty, 0) || rangeset_add(&rootobjects, to, WAS_EMPTY);
+  if (rangeset_remove(&rootobjects, from, 0))
+    return rangeset_add(&rootobjects, to, 0);
+  if (rangeset_remove(&rootobjects, from, WAS_EMPTY))
+    return to == empty || rangeset_add(&rootobjects, to, WAS_EMPTY);
+  return true;
 }
 
 /* A root object that moves stays one. */
@@ -192,9 +217,10 @@ static void root_moved(uintptr_t from, uintptr_t to) {
   if (load_relaxed(&rootobjects.size) == 0)
     return;
   lock(&rootlock);
-  if (rangeset_remove(&rootobjects, from, 0) && !rangeset_add(&rootobjects, to, 0))
-    throw("gort_realloc: out of memory: cannot grow the table of root objects");
+  bool done = move_root_object(from, to);
   unlock(&rootlock);
+  if (!done)
+    throw("gort_realloc: out of memory: cannot grow the table of root objects");
 }
 
 void roots_init(void) { upcalls.object_moved = root_moved; }

@@ -92,14 +92,29 @@ static void *move(const struct old *o, size_t size) {
   return to;
 }
 
+/* The zero-size object has no kind, but it may have been a root. */
+static void *grow_from_nothing(size_t size) {
+  void *to = gort_alloc(size);
+  if (size != 0)
+    upcalls.object_moved((uintptr_t)zerobase, (uintptr_t)to);
+  return to;
+}
+
+static void *shrink_to_nothing(const struct old *o) {
+  upcalls.object_moved(o->p, (uintptr_t)zerobase);
+  return zerobase;
+}
+
 void *gort_realloc(void *p, size_t size) {
   CHECK_ATTACHED("gort_realloc");
-  if (p == NULL || p == zerobase)
+  if (p == NULL)
     return gort_alloc(size);
+  if (p == zerobase)
+    return grow_from_nothing(size);
   struct old o;
   inspect(&o, p);
   if (size == 0)
-    return zerobase;
+    return shrink_to_nothing(&o);
   if (!fits(&o, size))
     return move(&o, size);
   memset((char *)p + size, 0, o.end - o.p - size);

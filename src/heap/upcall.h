@@ -19,7 +19,8 @@ struct upcalls {
   bool (*gc_for_memory)(void);     /* no memory is left: collect; false when that is useless */
   void (*large_allocated)(size_t); /* bytes of a large object, before it is allocated: sweep as
                                       much, return memory over the limit */
-  void (*object_moved)(uintptr_t from, uintptr_t to); /* by gort_realloc: a root object stays one */
+  void (*object_moved)(uintptr_t from, uintptr_t to); /* by gort_realloc, which gives zerobase
+                                      for size 0: a root object stays one */
   /* sched, for gc: */
   void (*safepoint)(struct m *m); /* m was asked to yield, is not held by the collector */
   void (*scan_goroutines)(void (*scan)(uintptr_t lo, uintptr_t hi)); /* stopped world: stacks and
