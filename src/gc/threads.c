@@ -268,6 +268,8 @@ static void start_and_wait(uintptr_t sp, void *arg) {
 
 int gort_thread_start(void (*fn)(void *), void *arg) {
   CHECK_ATTACHED("gort_thread_start");
+  if (fn == NULL)
+    throw("gort_thread_start: fn is nil");
   struct start s = {.fn = fn, .arg = arg};
   os_blocked_signals(s.mask);
   spill_and_call(start_and_wait, &s);

@@ -303,7 +303,10 @@ uint64_t gort_id(void) {
 }
 
 int num_goroutines(void) { return load_relaxed(&sched.ngoroutines); }
-int gort_num_goroutines(void) { return num_goroutines(); }
+int gort_num_goroutines(void) {
+  CHECK_ATTACHED("gort_num_goroutines");
+  return num_goroutines();
+}
 
 int gort_max_procs(int n) {
   CHECK_ATTACHED("gort_max_procs");

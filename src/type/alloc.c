@@ -20,8 +20,12 @@ void *gort_alloc_array_of(const gort_type *t, size_t n) {
   return mallocgc_or_throw(size, t->align, kind, t, "gort_alloc_array_of");
 }
 
+static const char *macro_for(int kind) {
+  return kind == GORT_TYPED ? "gort_new_of" : kind == GORT_NOSCAN ? "gort_new_noscan" : "gort_new";
+}
+
 /* What the inline path does not do: other sizes, and a thread's run that is used up. */
 void *gort_new_slow(size_t size, size_t align, int kind, const gort_type *t) {
-  CHECK_ATTACHED("gort_new");
-  return mallocgc_or_throw(size, align, kind, t, "gort_new");
+  CHECK_ATTACHED(macro_for(kind));
+  return mallocgc_or_throw(size, align, kind, t, macro_for(kind));
 }
