@@ -86,11 +86,10 @@ extern "C" {
 
 /* Keeps p's object reachable up to this point of the program, whatever the compiler does. */
 GORT_API void gort_keep_alive(const void *p);
-#define gort_keep_alive(p)                                                                         \
-  do {                                                                                             \
-    const void *gort_kept_ = (p);                                                                  \
-    __asm__ __volatile__("" : : "r"(gort_kept_) : "memory");                                       \
-  } while (0)
+static inline void gort_keep_alive_inline(const void *p) {
+  __asm__ __volatile__("" : : "r"(p) : "memory");
+}
+#define gort_keep_alive(p) gort_keep_alive_inline(p)
 
 GORT_END_DECLS
 

@@ -200,21 +200,24 @@ struct gort_type {
 enum { GORT_KIND_SCALAR, GORT_KIND_STRUCT, GORT_KIND_PTR, GORT_KIND_FUNC, GORT_KIND_INTERFACE };
 enum { GORT_FLAG_NAMED = 1 };
 
+/* No warning of a type that one of the files that include its header does not use. */
+#define GORT_PP_STATIC static __attribute__((unused)) gort_type
+
 #define GORT_TYPE(id, T, ...)                                                                      \
   static const gort_field GORT_PP_CAT(id,                                                          \
                                       _fields_)[] = {GORT_PP_EACH(GORT_PP_FIELD, T, __VA_ARGS__)}; \
-  static gort_type id = {#T,                                                                       \
-                         sizeof(T),                                                                \
-                         alignof(T),                                                               \
-                         GORT_PP_CAT(id, _fields_),                                                \
-                         sizeof(GORT_PP_CAT(id, _fields_)) / sizeof(gort_field),                   \
-                         0 GORT_PP_EACH(GORT_PP_MASK, T, __VA_ARGS__),                             \
-                         GORT_PP_NULL,                                                             \
-                         GORT_KIND_STRUCT,                                                         \
-                         GORT_FLAG_NAMED}
+  GORT_PP_STATIC id = {#T,                                                                         \
+                       sizeof(T),                                                                  \
+                       alignof(T),                                                                 \
+                       GORT_PP_CAT(id, _fields_),                                                  \
+                       sizeof(GORT_PP_CAT(id, _fields_)) / sizeof(gort_field),                     \
+                       0 GORT_PP_EACH(GORT_PP_MASK, T, __VA_ARGS__),                               \
+                       GORT_PP_NULL,                                                               \
+                       GORT_KIND_STRUCT,                                                           \
+                       GORT_FLAG_NAMED}
 #define GORT_TYPE_NOSCAN(id, T)                                                                    \
-  static gort_type id = {#T, sizeof(T),    alignof(T),       GORT_PP_NULL,   0,                    \
-                         0,  GORT_PP_NULL, GORT_KIND_SCALAR, GORT_FLAG_NAMED}
+  GORT_PP_STATIC id = {#T, sizeof(T),    alignof(T),       GORT_PP_NULL,   0,                      \
+                       0,  GORT_PP_NULL, GORT_KIND_SCALAR, GORT_FLAG_NAMED}
 
 GORT_END_DECLS
 

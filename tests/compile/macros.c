@@ -22,6 +22,10 @@ GORT_TYPE(tree_type, struct tree, child, pair.left, pair.right);
 GORT_TYPE(edge_type, struct tree, child[1], pair);
 GORT_TYPE_NOSCAN(long_type, long);
 
+/* Not used here, as a type in a header may be. */
+GORT_TYPE(unused_type, struct pair, left);
+GORT_TYPE_NOSCAN(unused_noscan_type, int);
+
 static void fell(struct tree *t) { t->value = 0; }
 static void forget(void *p) { (void)p; }
 
@@ -39,6 +43,6 @@ int main(void) {
   gort_set_finalizer(any, forget);
   gort_mem_stats stats;
   gort_read_mem_stats(&stats);
-  gort_keep_alive(t);
+  gort_keep_alive(t), gort_keep_alive(pair);
   return typed && edged && pairs && pair && number && line && gort_type_size(&long_type);
 }
