@@ -385,6 +385,16 @@ static void test_goexit_throws_on_a_thread(void **state) {
   expect_throw(goexit_on_a_thread);
 }
 
+CASE(start_nothing) {
+  gort_init();
+  gort_thread_start(NULL, NULL);
+}
+
+static void test_a_thread_needs_a_function(void **state) {
+  (void)state;
+  expect_death("fatal error: gort_thread_start: fn is nil", start_nothing);
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_init_is_idempotent),
@@ -401,6 +411,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_strange_threads_are_refused),
       cmocka_unit_test(test_before_the_start_all_threads_are_strange),
       cmocka_unit_test(test_goexit_throws_on_a_thread),
+      cmocka_unit_test(test_a_thread_needs_a_function),
   };
   CHECK_MAIN(argc, argv, tests, gort_init());
 }
