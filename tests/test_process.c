@@ -347,6 +347,36 @@ static void test_a_child_may_fork(void **state) {
   expect_quiet(fork_in_fork);
 }
 
+/* A thread that the child's program makes is one that may come, however few the parent had. */
+static void *come_later(void *unused) {
+  (void)unused;
+  for (int i = 0; i < 100; i++)
+    nap();
+  CHECK(gort_thread_attach());
+  exit(0);
+}
+
+static void leave_main_in_child(void *unused) {
+  (void)unused;
+  gort_sleep(1000000);
+  gort_gc();
+  pid_t pid = fork();
+  CHECK(pid >= 0);
+  pthread_t thread;
+  if (pid == 0 && pthread_create(&thread, NULL, come_later, NULL) == 0)
+    gort_goexit();
+  int status;
+  while (waitpid(pid, &status, 0) < 0)
+    CHECK(errno == EINTR);
+  CHECK(status == 0);
+}
+CASE(somebody_may_come_in_child) { gort_main(leave_main_in_child, NULL); }
+
+static void test_a_child_is_not_dead_while_somebody_may_come(void **state) {
+  (void)state;
+  expect_quiet(somebody_may_come_in_child);
+}
+
 /* --- The main thread ------------------------------------------------------------------------ */
 
 static void stay_on_the_main_thread(void *unused) {
@@ -387,6 +417,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_exit_at_any_time),
       cmocka_unit_test(test_a_child_of_fork_uses_the_heap),
       cmocka_unit_test(test_a_child_may_fork),
+      cmocka_unit_test(test_a_child_is_not_dead_while_somebody_may_come),
       cmocka_unit_test(test_main_can_be_held_to_the_main_thread),
   };
   CHECK_MAIN(argc, argv, tests, (void)0);

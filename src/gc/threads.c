@@ -207,6 +207,7 @@ int threads_foreign(void) {
 /* Nothing of the others is scanned any more: their stacks are memory of nobody. */
 void threads_after_fork(void) {
   struct m *self = getm();
+  os_threads_after_fork();
   for (struct m *m = allm; m != NULL; m = m->alllink) {
     if (m == self || !m->in_use)
       continue;

@@ -34,9 +34,9 @@ struct beginning {
 };
 
 static uint32_t started; /* threads that have begun here, or are about to; atomic */
+static __thread bool began_here;
 
-/* /proc/self/task has a link for each thread, and two of its own. After a fork `started` is too
- * large: nothing is better than something wrong. */
+/* /proc/self/task has a link for each thread, and two of its own. */
 int os_num_other_threads(void) {
   struct stat st;
   if (ERRNO_KEPT(stat("/proc/self/task", &st)) != 0)
@@ -44,6 +44,9 @@ int os_num_other_threads(void) {
   int n = (int)st.st_nlink - 2 - (int)load_seqcst(&started);
   return n > 0 ? n : 0;
 }
+
+/* The one thread is left. */
+void os_threads_after_fork(void) { started = began_here; }
 
 static void end(void *unused) {
   (void)unused;
@@ -54,6 +57,7 @@ static void end(void *unused) {
 static void *begin(void *p) {
   struct beginning b = *(struct beginning *)p;
   free(p);
+  began_here = true;
   if (b.sig != 0)
     os_unblock_signal(b.sig);
   if (b.name[0] != 0)
