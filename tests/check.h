@@ -296,7 +296,7 @@ SHARED_HELPER void follow_child(pid_t pid, int out, int err, struct outcome *o) 
       drain_pipe(&err, o->err, sizeof o->err);
     if (!o->hung && monotonic_ns() > deadline) {
       o->hung = true;
-      kill(pid, SIGKILL);
+      kill(-pid, SIGKILL); /* its children too */
     }
   }
   while (waitpid(pid, &o->status, 0) < 0 && errno == EINTR)
@@ -327,10 +327,14 @@ SHARED_HELPER const struct outcome *run_case(const char *name, const char *arg,
   posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&actions, err[1], STDERR_FILENO);
   const char *argv[] = {"/proc/self/exe", name, arg, NULL};
+  posix_spawnattr_t attr; /* a process group of its own */
+  posix_spawnattr_init(&attr);
+  posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP);
   char **env = changed_environment(settings);
   pid_t pid;
-  int failed = posix_spawn(&pid, "/proc/self/exe", &actions, NULL, (char **)(uintptr_t)argv, env);
+  int failed = posix_spawn(&pid, "/proc/self/exe", &actions, &attr, (char **)(uintptr_t)argv, env);
   free(env);
+  posix_spawnattr_destroy(&attr);
   posix_spawn_file_actions_destroy(&actions);
   close(out[1]);
   close(err[1]);

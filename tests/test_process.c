@@ -310,6 +310,24 @@ CASE(fork_from_thread) {
   busy_background();
   fork_often(NULL);
 }
+
+static void give_way_in_child(void *unused) {
+  (void)unused;
+  gort_lock_thread();
+  pid_t pid = fork();
+  CHECK(pid >= 0);
+  for (int i = 0; i < 5; i++) {
+    gort_yield();
+    gort_sleep(100000);
+  }
+  if (pid == 0)
+    _exit(0);
+  int status;
+  while (waitpid(pid, &status, 0) < 0)
+    CHECK(errno == EINTR);
+  CHECK(status == 0);
+}
+CASE(fork_from_locked_main) { gort_main(give_way_in_child, NULL); }
 CASE(fork_from_main_goroutine) { gort_main(fork_often, NULL); }
 
 static void fork_while_busy(void *unused) {
@@ -322,6 +340,7 @@ static void test_a_child_of_fork_uses_the_heap(void **state) {
   (void)state;
   expect_quiet(fork_from_thread);
   expect_quiet(fork_from_main_goroutine);
+  expect_quiet(fork_from_locked_main);
   if (!UNDER_ASAN) /* its own allocator may be locked in the child */
     expect_quiet(fork_from_busy_goroutine);
 }
@@ -398,6 +417,18 @@ static void stay_with_others(void *unused) {
   stay_on_the_main_thread(NULL);
 }
 
+/* Giving way does not move it before it parks. */
+static void stay_after_work(void *unused) {
+  (void)unused;
+  for (int i = 0; i < 20; i++)
+    gort_go(turn_for_good, NULL);
+  for (int64_t end = gort_nanotime() + 50000000; gort_nanotime() < end;)
+    for (int i = 0; i < 100; i++)
+      gort_alloc(100);
+  stay_on_the_main_thread(NULL);
+}
+
+CASE(lock_main_after_work) { gort_main(stay_after_work, NULL); }
 CASE(lock_main) { gort_main(stay_on_the_main_thread, NULL); }
 CASE(lock_main_among_others) { gort_main(stay_with_others, NULL); }
 
@@ -405,6 +436,7 @@ static void test_main_can_be_held_to_the_main_thread(void **state) {
   (void)state;
   expect_quiet(lock_main);
   expect_quiet(lock_main_among_others);
+  expect_quiet(lock_main_after_work);
 }
 
 int main(int argc, char **argv) {

@@ -38,7 +38,8 @@ GORT_API int gort_num_goroutines(void);
 GORT_API int gort_max_procs(int n);
 
 /* Ties this goroutine and its thread together until it unlocks as often. If it ends locked,
- * the thread ends with it. Nothing on an attached thread. */
+ * the thread ends with it. Main, before it first parks or calls gort_yield, is on the process's
+ * main thread. Nothing on an attached thread. */
 GORT_API void gort_lock_thread(void);
 GORT_API void gort_unlock_thread(void);
 

@@ -47,7 +47,8 @@ struct g {
   struct m *m;         /* the thread it runs on; the owner's; atomic for messages */
   struct g *schedlink; /* next in the global queue or in a list; its owner's */
   struct g *alllink;   /* next in allgs; constant */
-  struct m *lockedm;   /* the one thread that may run it, or NULL; the owner's */
+  struct m *lockedm;   /* the one thread that may run it, or NULL; with locked 0 main's, until it
+                          parks; the owner's */
   uint32_t locked;     /* depth of gort_lock_thread; the goroutine's */
 
   /* What its thread does on g0 after the goroutine has left its stack: set by the goroutine just

@@ -171,10 +171,10 @@ struct g *newproc(void (*fn)(void *), void *arg, size_t stack_size, bool system)
 
 /* On g0. */
 void goroutine_end(struct m *m, struct g *g) {
-  bool locked = g->lockedm != NULL;
+  bool locked = g->locked > 0;
   if (!g->system)
     add_relaxed(&sched.ngoroutines, -1);
-  if (locked)
+  if (g->lockedm)
     m->lockedg = NULL;
   g->lockedm = NULL;
   g->locked = 0;

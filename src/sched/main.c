@@ -83,12 +83,8 @@ static void run_until_main_ends(struct m *m) {
 
 /* Starting. */
 
-/* Before anything else runs on it, the main goroutine is locked to m0; then it locks itself or
- * not. */
 static void main_goroutine(void *arg) {
   struct main_call *call = arg;
-  gort_lock_thread();
-  gort_unlock_thread();
   call->fn(call->arg);
   main_returned();
 }
@@ -98,6 +94,7 @@ static size_t main_stack_size(void) {
   return limit < MAX_MAIN_STACK ? (size_t)limit : (size_t)MAX_MAIN_STACK;
 }
 
+/* Tied to m0 until it parks. */
 static struct g *new_main(struct m *m, struct main_call *call) {
   struct g *g = new_g(main_goroutine, call, main_stack_size(), false, 1);
   g->lockedm = m;

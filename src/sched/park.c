@@ -38,6 +38,14 @@ void mcall(void (*leave)(struct m *m, struct g *g)) {
   arrive_on(g);
 }
 
+/* Main is tied to its first thread until it parks, so that it can still tie itself to it. */
+static void untie_main(struct m *m, struct g *g) {
+  if (likely(g->lockedm == NULL) || g->locked > 0)
+    return;
+  g->lockedm = NULL;
+  m->lockedg = NULL;
+}
+
 /* Parking. */
 
 /* The goroutine may run again elsewhere as soon as commit has released what guards it. */
@@ -62,8 +70,9 @@ static void park(struct g *g, bool (*commit)(struct g *g, void *arg), void *arg,
 }
 
 void gopark(bool (*commit)(struct g *g, void *arg), void *arg, enum waitreason why) {
-  acquirem();
-  park(getg(), commit, arg, why);
+  struct m *m = acquirem();
+  untie_main(m, m->curg);
+  park(m->curg, commit, arg, why);
   releasem(getm());
 }
 
@@ -103,10 +112,16 @@ static void yield_commit(struct m *m, struct g *g) {
   unlock_raw(&sched.lock);
 }
 
-void goyield(void) {
-  acquirem();
+/* acquirem is held. */
+static void give_way(void) {
   mcall(yield_commit);
   releasem(getm());
+}
+
+void goyield(void) {
+  struct m *m = acquirem();
+  untie_main(m, m->curg);
+  give_way();
 }
 
 void park_halted(void) { gopark(NULL, NULL, waitReasonHalted); }
@@ -135,6 +150,8 @@ void safepoint(struct m *m) {
     return;
   if (halted(g))
     park_halted();
-  if (should_yield(m))
-    goyield();
+  if (should_yield(m)) {
+    acquirem();
+    give_way();
+  }
 }

@@ -83,8 +83,10 @@ static bool runs_everything(const struct m *m) {
 }
 
 /* The locked thread's goroutine does not run: sleeps until somebody brings a P for it, or, false,
- * for whatever there is to do. */
+ * for whatever there is to do. In a child of fork this may be the first time that another thread is
+ * needed. */
 bool stoplockedm(struct m *m) {
+  sysmon_ensure();
   if (runs_everything(m))
     return false;
   if (m->p)

@@ -109,7 +109,7 @@ static const char *status_name(const struct g *g) {
 
 static void print_header(struct out *o, const struct g *g) {
   print(o, "\ngoroutine %llu [%s%s%s]:\n", (unsigned long long)g->goid, status_name(g),
-        g->lockedm ? ", locked to thread" : "", g->system ? ", system" : "");
+        g->locked > 0 ? ", locked to thread" : "", g->system ? ", system" : "");
 }
 
 static struct readable stacks_of(const struct g *g, const struct m *m) {
