@@ -114,6 +114,7 @@ static void test_unknown_debug_words_are_reported_once(void **state) {
   assert_reported_once("GORTDEBUG=banana", "banana");
   assert_reported_once("GORTDEBUG=banana=1,gctrace=0,banana=1", "banana");
   assert_reported_once("GORTDEBUG=gctrace=0,banana=1,clobberfree=1", "banana");
+  assert_reported_once("GORTDEBUG=,banana=1,,banana=1,gctrace=0,banana=1,", "banana");
 }
 
 /* --- GORTDEBUG ------------------------------------------------------------------------------ */
