@@ -266,12 +266,22 @@ static void sleep_a_while(void *unused) {
   gort_sleep(300000000);
 }
 CASE(sleeping) { gort_main(sleep_a_while, NULL); }
+CASE(sleeping_thread) {
+  gort_init();
+  sleep_a_while(NULL);
+}
 
-static void test_schedtrace(void **state) {
-  (void)state;
-  const struct outcome *o = run_case("sleeping", "", ENV("GORTDEBUG=schedtrace=20"));
+static void assert_schedtrace(const char *name) {
+  const struct outcome *o = run_case(name, "", ENV("GORTDEBUG=schedtrace=20"));
   assert_int_equal(o->status, 0);
   assert_true(count_lines(o->err) >= 2);
+}
+
+/* In a program without goroutines too. */
+static void test_schedtrace(void **state) {
+  (void)state;
+  assert_schedtrace("sleeping");
+  assert_schedtrace("sleeping_thread");
 }
 
 /* The rest change how a collection goes, not what it finds. */

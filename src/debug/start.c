@@ -96,6 +96,7 @@ void gort_runtime_start(void) {
   pthread_once(&once, start);
   if (!attached())
     thread_attach(false);
+  schedtrace_begin();
 }
 
 void gort_init(void) { gort_runtime_start(); }

@@ -122,8 +122,10 @@ void sched_after_fork(void);
 /* How many user goroutines there are. */
 int num_goroutines(void);
 
-/* A line about the scheduler every ms milliseconds on standard error; 0: none. */
+/* A line about the scheduler every ms milliseconds on standard error; 0: none. From `begin` on,
+ * which an attached thread calls. */
 void schedtrace_init(int ms);
+void schedtrace_begin(void);
 
 extern uint64_t stack_inuse; /* bytes of goroutine stacks mapped; atomic */
 

@@ -18,6 +18,12 @@ void schedtrace_init(int ms) {
   next = began + period;
 }
 
+/* A program without goroutines would have no sysmon to print the lines. */
+void schedtrace_begin(void) {
+  if (period != 0)
+    sysmon_ensure();
+}
+
 int64_t schedtrace_left(int64_t now) {
   if (period == 0)
     return INT64_MAX;
