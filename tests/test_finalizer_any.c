@@ -325,7 +325,7 @@ struct results_func {
 static void use_results(const gort_func *self, void *args, void *results) {
   size_t size = ((const struct results_func *)self)->size;
   unsigned char *r = results;
-  expect_here((uintptr_t)results % 16 == 0);
+  expect_here(results != NULL && (uintptr_t)results % 16 == 0);
   for (size_t i = 0; i < size; i++)
     expect_here(r[i] == 0);
   memset(results, 0xff, size);
@@ -351,6 +351,15 @@ static void test_results_have_zeroed_room(void **state) {
   assert_room(TYPES(big, gort_type_int64), 20008);
   assert_room(TYPES(gort_type_int32, gort_type_empty_interface), 24);
   assert_room(TYPES(gort_type_bool), 1);
+}
+
+/* There are results, if only of no size. */
+static void test_results_without_size_have_an_address(void **state) {
+  (void)state;
+  const gort_type *nothing = gort_type_scalar("nothing", 0, 1);
+  assert_room(TYPES(nothing), 0);
+  assert_room(TYPES(nothing, nothing), 0);
+  assert_room(TYPES(nothing, gort_type_int8), 1);
 }
 
 /* A large frame before does not change that. */
@@ -433,6 +442,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_what_can_be_passed_to_what),
       cmocka_unit_test(test_a_named_pointer_is_passed_as_it_is),
       cmocka_unit_test(test_results_have_zeroed_room),
+      cmocka_unit_test(test_results_without_size_have_an_address),
       cmocka_unit_test(test_no_results_are_null),
       cmocka_unit_test(test_results_are_thrown_away),
       cmocka_unit_test(test_static_data_is_ignored_with_any_finalizer),

@@ -115,8 +115,9 @@ static int check_function(const gort_type *t, gort_any fin) {
   return f->nin == 1 && assignable(t, f->in[0]) ? GORT_OK : GORT_ERR_FIN_CANNOT_PASS;
 }
 
-/* Bytes of all results, in order, each at its alignment. What is too much for any machine is found
- * out when the room for them is allocated. */
+/* Bytes of all results, in order, each at its alignment; 0 only if there are none, for those
+ * without size have an address too. What is too much for any machine is found out when the room for
+ * them is allocated. */
 static size_t results_size(const struct functype *f) {
   size_t n = 0;
   for (size_t i = 0; i < f->nout; i++) {
@@ -124,7 +125,7 @@ static size_t results_size(const struct functype *f) {
     if (__builtin_add_overflow(at, f->out[i]->size, &n) || n > SIZE_MAX / 4)
       return SIZE_MAX / 4;
   }
-  return ALIGN_UP(n, (size_t)PTR_SIZE);
+  return ALIGN_UP(n == 0 && f->nout != 0 ? 1 : n, (size_t)PTR_SIZE);
 }
 
 /* --- Both ------------------------------------------------------------------------------------- */
