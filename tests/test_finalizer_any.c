@@ -401,6 +401,32 @@ static void test_results_are_thrown_away(void **state) {
   assert_true(mostly((size_t)atomic_load(&calls), MANY));
 }
 
+static void nothing_to_do(const gort_func *self, void *args, void *results) {
+  (void)self, (void)args, (void)results;
+}
+static gort_func nothing_func = {nothing_to_do};
+
+static NOINLINE void make_one_parent(void) {
+  const gort_type *p = gort_type_ptr(&parent_type);
+  struct parent *parent = gort_new_of(struct parent, parent_type);
+  parent->child = watch(gort_alloc(40));
+  set(p, parent, gort_type_func(&p, 1, NONE, false), &nothing_func);
+}
+
+/* The room for the argument does not keep the last one until there is another: its child can die,
+ * which it cannot before its parent is freed. */
+static void test_the_last_object_is_freed(void **state) {
+  (void)state;
+  enum { ROUNDS = 40 };
+  size_t freed = 0;
+  for (size_t i = 0; i < ROUNDS; i++) {
+    begin();
+    make_one_parent();
+    freed += deaths() == 1;
+  }
+  assert_true(mostly(freed, ROUNDS));
+}
+
 /* --- Static data ---------------------------------------------------------------------------- */
 
 static struct item static_item;
@@ -445,6 +471,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_results_without_size_have_an_address),
       cmocka_unit_test(test_no_results_are_null),
       cmocka_unit_test(test_results_are_thrown_away),
+      cmocka_unit_test(test_the_last_object_is_freed),
       cmocka_unit_test(test_static_data_is_ignored_with_any_finalizer),
   };
   CHECK_MAIN(argc, argv, tests, (make_types(), gort_init()));

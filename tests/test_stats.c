@@ -99,11 +99,10 @@ static NOINLINE void make_garbage(size_t n, size_t size) {
     gort_alloc(size);
 }
 
-static void test_what_dies_is_counted(void **state) {
-  (void)state;
+static void assert_deaths_counted(size_t size) {
   gort_gc();
   gort_mem_stats before = read_stats();
-  make_garbage(MANY, 1024);
+  make_garbage(MANY, size);
   gort_mem_stats full = read_stats();
   assert_true(full.heap_objects > before.heap_objects || full.num_gc > before.num_gc);
   scrub_stack();
@@ -111,7 +110,13 @@ static void test_what_dies_is_counted(void **state) {
   gort_mem_stats after = read_stats();
   assert_true(mostly(after.frees - before.frees, MANY));
   assert_true(after.heap_objects < before.heap_objects + MANY / 10);
-  assert_true(after.heap_alloc < before.heap_alloc + MANY * 1024 / 10);
+  assert_true(after.heap_alloc < before.heap_alloc + MANY * size / 10);
+}
+
+static void test_what_dies_is_counted(void **state) {
+  (void)state;
+  assert_deaths_counted(1024);
+  assert_deaths_counted(100000);
 }
 
 static void test_counters_never_fall(void **state) {

@@ -4,8 +4,11 @@
 #include "base/atomic.h"
 #include "base/m.h"
 #include "gc/gc.h"
+#include "gc/work.h"
 #include "heap/mheap.h"
+#include "sched/sched.h"
 #include "special/finq.h"
+#include "special/mfinal.h"
 #include "special/profile.h"
 #include "special/special.h"
 #include "special/table.h"
@@ -232,6 +235,89 @@ static void let_it_go(void) {
   assert_true(gort_drain(-1));
 }
 
+/* --- Spans that are not swept ----------------------------------------------------------------- */
+
+static bool is_swept(const struct mspan *s) {
+  return load_acquire(&s->sweepgen) - load_relaxed(&mheap.sweepgen) + 2 >= 2;
+}
+
+/* A cycle that leaves the sweeping to others. */
+static void begin_sweeping(void) {
+  store_relaxed(&mheap.trigger, 0);
+  gc_trigger();
+}
+
+/* How many spans were not swept when `change` came to them. */
+static size_t change_unswept(void (*change)(void *)) {
+  size_t unswept = 0;
+  begin_sweeping();
+  for (size_t i = 0; i < MANY; i++) {
+    struct mspan *s = span_of(kept[i]);
+    unswept += !is_swept(s);
+    change(kept[i]);
+    assert_true(is_swept(s));
+  }
+  return unswept;
+}
+
+static void set_nop(void *p) { gort_set_finalizer_fn(p, nop); }
+
+static void test_records_change_in_swept_spans_only(void **state) {
+  (void)state;
+  size_t set = 0, cleared = 0;
+  for (size_t i = 0; i < MANY; i++)
+    kept[i] = gort_alloc(8192);
+  for (int round = 0; round < 1000 && (set == 0 || cleared == 0); round++) {
+    set += change_unswept(set_nop);
+    cleared += change_unswept(gort_clear_finalizer);
+  }
+  assert_true(set > 0 && cleared > 0);
+  forget_all();
+}
+
+/* --- Setting while marking goes on ------------------------------------------------------------ */
+
+static bool is_found(const uintptr_t *words, size_t n, const void *p) {
+  while (n > 0 && words[n - 1] != (uintptr_t)p)
+    n--;
+  return n > 0;
+}
+
+/* Takes all words that were found to be pointers. */
+static size_t take_found(uintptr_t *words, size_t room) {
+  size_t n = 0;
+  struct workbuf *b;
+  struct job j;
+  while (work_get(&b, &j) != WORK_DONE) {
+    for (size_t i = 0; i < b->n && n < room; i++)
+      words[n++] = b->word[i];
+    work_free_block(b);
+  }
+  return n;
+}
+
+/* What marking does for a record that it finds is done for one that comes later: what the object
+ * reaches is handed to the workers, and the function, but not the object. */
+static void test_set_while_marking(void **state) {
+  (void)state;
+  uintptr_t words[64];
+  void **object = gort_alloc(64);
+  gort_func *fn = gort_alloc(sizeof *fn);
+  object[3] = gort_alloc(40);
+  assert_true(gort_drain(-1));
+  work_begin(1);
+  store_seqcst(&gcphase, GCmark);
+  enum special_result result =
+      addfinalizer((uintptr_t)object, fn, 0, &plain_function, NULL); /* which never runs */
+  store_seqcst(&gcphase, GCoff);
+  size_t n = take_found(words, COUNT_OF(words));
+  removefinalizer((uintptr_t)object);
+  assert_int_equal(result, SPECIAL_ADDED);
+  assert_true(is_found(words, n, object[3]));
+  assert_true(is_found(words, n, fn));
+  assert_false(is_found(words, n, object));
+}
+
 /* --- The two passes --------------------------------------------------------------------------- */
 
 static atomic_int runs;
@@ -422,6 +508,44 @@ static void test_blocks_are_used_anew(void **state) {
   unlock(&finlock);
 }
 
+/* Bytes that the collector's own tables have grown by. */
+static uint64_t growth_since(uint64_t before) { return read_stats().gc_sys - before; }
+
+static void set_and_clear_often(void *p, int n) {
+  for (int i = 0; i < n; i++) {
+    gort_set_finalizer_fn(p, nop);
+    gort_clear_finalizer(p);
+  }
+}
+
+static void set_twice_often(void *p, int n) {
+  gort_set_finalizer_fn(p, nop);
+  for (int i = 0; i < n; i++)
+    assert_int_equal(gort_try_set_finalizer_fn(p, nop), GORT_ERR_FIN_ALREADY_SET);
+  gort_clear_finalizer(p);
+}
+
+/* A fifth of the records that are needed in all would be too much. */
+static void test_records_are_used_anew(void **state) {
+  (void)state;
+  enum { N = 40000, ROUNDS = 10, TOO_MUCH = N * sizeof(struct specialfinalizer) / 5 };
+  void *p = gort_alloc(64);
+  set_and_clear_often(p, 1);
+  uint64_t before = read_stats().gc_sys;
+  set_and_clear_often(p, N);
+  assert_true(growth_since(before) < TOO_MUCH);
+  set_twice_often(p, N);
+  assert_true(growth_since(before) < TOO_MUCH);
+  fill_queue(2 * N / ROUNDS); /* blocks for more than will be queued at once */
+  let_it_go();
+  before = read_stats().gc_sys;
+  for (int i = 0; i < ROUNDS; i++) {
+    make_with(nop, N / ROUNDS);
+    assert_true(gort_drain(-1));
+  }
+  assert_true(growth_since(before) < TOO_MUCH);
+}
+
 CASE(queue_while_marking) {
   gort_init();
   store_relaxed(&gcphase, GCmark);
@@ -459,6 +583,35 @@ static void test_wakefing_looks_at_both_flags(void **state) {
   assert_ptr_equal(load_seqcst(&fing), was);
 }
 
+/* Work for a goroutine that has some already wakes nobody, and is not forgotten. */
+static void test_wakefing_leaves_a_busy_one_alone(void **state) {
+  (void)state;
+  fill_queue(MANY);
+  assert_false(load_seqcst(&fingwait));
+  assert_true(load_seqcst(&fingwake));
+  assert_null(wakefing());
+  assert_true(load_seqcst(&fingwake));
+  let_it_go();
+}
+
+/* The threads of the scheduler look for it as well. */
+static void test_wakefing_clears_both_flags(void **state) {
+  (void)state;
+  struct g *gp;
+  assert_true(gort_drain(-1));
+  do {
+    WAIT_UNTIL(load_seqcst(&fingwait));
+    lock(&finlock);
+    store_seqcst(&fingwake, true);
+    unlock(&finlock);
+  } while ((gp = wakefing()) == NULL);
+  assert_ptr_equal(gp, load_seqcst(&fing));
+  assert_false(load_seqcst(&fingwait));
+  assert_false(load_seqcst(&fingwake));
+  ready(gp);
+  assert_true(gort_drain(-1));
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_records_are_in_order),
@@ -467,14 +620,19 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_sweeping_takes_empty_tables_away),
       cmocka_unit_test(test_walking_finds_each_span_once),
       cmocka_unit_test(test_setting_and_clearing_on_many_threads),
+      cmocka_unit_test(test_records_change_in_swept_spans_only),
+      cmocka_unit_test(test_set_while_marking),
       cmocka_unit_test(test_all_finalizers_of_a_block_are_queued_at_once),
       cmocka_unit_test(test_profile_records_stay_with_the_object),
       cmocka_unit_test(test_nothing_is_counted_free_while_finalizers_wait),
       cmocka_unit_test(test_throws),
       cmocka_unit_test(test_reachable_objects),
       cmocka_unit_test(test_blocks_are_used_anew),
+      cmocka_unit_test(test_records_are_used_anew),
       cmocka_unit_test(test_queue_throws),
       cmocka_unit_test(test_wakefing_looks_at_both_flags),
+      cmocka_unit_test(test_wakefing_leaves_a_busy_one_alone),
+      cmocka_unit_test(test_wakefing_clears_both_flags),
   };
   CHECK_MAIN(argc, argv, tests, gort_init());
 }
