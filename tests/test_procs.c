@@ -22,7 +22,7 @@ static void count(void *unused) {
 static atomic_int ball;
 
 static void play(void *me) {
-  for (int i = 0; i < 10000; i++) {
+  for (int i = 0; i < 500; i++) {
     while (atomic_load(&ball) != (int)(uintptr_t)me)
       continue;
     atomic_store(&ball, !(uintptr_t)me);
