@@ -427,6 +427,38 @@ static void test_the_last_object_is_freed(void **state) {
   assert_true(mostly(freed, ROUNDS));
 }
 
+/* --- The object while it runs --------------------------------------------------------------- */
+
+static NOINLINE void collect_and_look(uintptr_t hidden) {
+  scrub_stack();
+  gort_gc();
+  for (int i = 0; i < 200; i++)
+    ((struct item *)gort_alloc_of(&item_type))->magic = 0;
+  expect_here(((struct item *)reveal(hidden))->magic == MAGIC);
+  note_death(reveal(hidden));
+}
+
+static void hide_and_look(const gort_func *self, void *args, void *results) {
+  (void)self, (void)results;
+  collect_and_look(hide(*(void **)args));
+}
+static gort_func hide_and_look_func = {hide_and_look};
+
+static NOINLINE void make_hiders(size_t n) {
+  for (size_t i = 0; i < n; i++)
+    set(p_item, new_item(), f_item, &hide_and_look_func);
+}
+
+/* The room for the argument is no root; the queue's entry is. */
+static void test_the_object_stays_while_the_finalizer_runs(void **state) {
+  (void)state;
+  enum { N = 50 };
+  begin();
+  make_hiders(N);
+  assert_mostly_dead(N);
+  assert_int_equal(atomic_load(&wrong), 0);
+}
+
 /* --- Static data ---------------------------------------------------------------------------- */
 
 static struct item static_item;
@@ -472,6 +504,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_no_results_are_null),
       cmocka_unit_test(test_results_are_thrown_away),
       cmocka_unit_test(test_the_last_object_is_freed),
+      cmocka_unit_test(test_the_object_stays_while_the_finalizer_runs),
       cmocka_unit_test(test_static_data_is_ignored_with_any_finalizer),
   };
   CHECK_MAIN(argc, argv, tests, (make_types(), gort_init()));

@@ -225,6 +225,40 @@ static void test_what_a_running_finalizer_reaches_stays(void **state) {
   assert_mostly_dead(MANY);
 }
 
+/* It stays even where the finalizer itself has no pointer to it any more. */
+static NOINLINE void collect_and_look(uintptr_t hidden) {
+  scrub_stack();
+  gort_gc();
+  for (int i = 0; i < 200; i++)
+    memset(gort_new_of(struct thing, thing_type), 0, sizeof(struct thing));
+  struct thing *t = reveal(hidden);
+  if (t->id != 78 || ((struct thing *)t->next)->id != 77)
+    atomic_fetch_add(&saw_wrong, 1);
+}
+
+static void hide_and_look(void *p) { collect_and_look(hide(p)); }
+
+static NOINLINE void make_hiders(size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    struct thing *t = gort_new_of(struct thing, thing_type);
+    struct thing *next = gort_new_of(struct thing, thing_type);
+    next->id = 77;
+    t->id = 78;
+    t->next = next;
+    watch(next);
+    gort_set_finalizer_fn(t, hide_and_look);
+  }
+}
+
+static void test_what_a_finalizer_has_forgotten_stays_while_it_runs(void **state) {
+  (void)state;
+  enum { N = 50 };
+  watch_begin();
+  make_hiders(N);
+  assert_mostly_dead(N);
+  assert_int_equal(atomic_load(&saw_wrong), 0);
+}
+
 /* --- What a finalizer may call -------------------------------------------------------------- */
 
 static void collect_inside(void *p) {
@@ -336,6 +370,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_one_that_blocks_shows_in_the_statistics),
       cmocka_unit_test(test_one_that_blocks_holds_up_nothing_else),
       cmocka_unit_test(test_what_a_running_finalizer_reaches_stays),
+      cmocka_unit_test(test_what_a_finalizer_has_forgotten_stays_while_it_runs),
       cmocka_unit_test(test_gc_in_a_finalizer),
       cmocka_unit_test(test_drain_in_a_finalizer_is_false_at_once),
       cmocka_unit_test(test_allocating_and_starting_goroutines_in_a_finalizer),

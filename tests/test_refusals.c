@@ -65,6 +65,9 @@ static gort_any thread_local_object(void) {
   static __thread struct T here;
   return any(p_T, &here);
 }
+#ifdef __x86_64__ /* elsewhere linkers may put constants beside code */
+static gort_any code_object(void) { return any(p_T, (void *)(uintptr_t)call_nothing); }
+#endif
 static gort_any wild_object(void) { return any(p_T, (void *)(uintptr_t)0x7654); }
 static gort_any highest_object(void) { return any(p_T, (void *)(UINTPTR_MAX - 7)); }
 
@@ -147,6 +150,9 @@ static const struct bad bad_objects[] = {
     {mapped_object, NOT_ALLOCATED, "pointer not in allocated block"},
     {stack_object, NOT_ALLOCATED, "pointer not in allocated block"},
     {thread_local_object, NOT_ALLOCATED, "pointer not in allocated block"},
+#ifdef __x86_64__
+    {code_object, NOT_ALLOCATED, "pointer not in allocated block"},
+#endif
     {wild_object, NOT_ALLOCATED, "pointer not in allocated block"},
     {highest_object, NOT_ALLOCATED, "pointer not in allocated block"},
     {inside_object, NOT_BEGINNING, "pointer not at beginning of allocated block"},

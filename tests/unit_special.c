@@ -122,6 +122,40 @@ static void test_addresses_outside_the_heap(void **state) {
   expect_death("fatal error: removespecial on invalid pointer", remove_outside);
 }
 
+/* --- What a finalizer's record holds ---------------------------------------------------------- */
+
+static void call_nothing(const gort_func *self, void *args, void *results) {
+  (void)self, (void)args, (void)results;
+}
+
+/* Of the record that a finalizer with these results gets. */
+static size_t room_for(const gort_type *const *out, size_t n) {
+  static gort_func fn = {call_nothing};
+  static const gort_type *p;
+  if (p == NULL)
+    p = gort_type_ptr(gort_type_uint64);
+  void *object = gort_alloc(3000);
+  gort_any finalizer = {gort_type_func(&p, 1, out, n, false), &fn};
+  gort_set_finalizer_any((gort_any){p, object}, finalizer);
+  struct special *s = removespecial((uintptr_t)object, KindSpecialFinalizer);
+  assert_non_null(s);
+  struct specialfinalizer *f = (struct specialfinalizer *)s;
+  assert_ptr_equal(f->fn, &fn);
+  assert_ptr_equal(f->fint, p);
+  assert_ptr_equal(f->ot, p);
+  return f->nret;
+}
+
+/* In whole words. */
+static void test_room_for_results(void **state) {
+  (void)state;
+  const gort_type *out[] = {gort_type_bool, gort_type_int64, gort_type_bool};
+  assert_int_equal(room_for(NULL, 0), 0);
+  assert_int_equal(room_for(out, 1), 8);
+  assert_int_equal(room_for(out, 2), 16);
+  assert_int_equal(room_for(out, 3), 24);
+}
+
 /* --- Tables ----------------------------------------------------------------------------------- */
 
 static bool in_bitmap(const struct mspan *s) {
@@ -431,6 +465,63 @@ static void test_throws(void **state) {
   expect_death("fatal error: bad special kind", sweep_of_unknown_kind);
 }
 
+/* --- What finalizers leave on the stack ------------------------------------------------------- */
+
+static NOINLINE void leave_copies(void *p) {
+  void *volatile copy[150];
+  for (size_t i = 0; i < COUNT_OF(copy); i++)
+    copy[i] = p;
+}
+
+static atomic_int lying, stand_up;
+
+/* Its frame shows what was there before. */
+static void lie_over_copies(void *p) {
+  char *room = __builtin_alloca(1200);
+  __asm__ __volatile__("" : : "r"(room) : "memory");
+  atomic_store(&lying, 1);
+  while (!atomic_load(&stand_up))
+    gort_sleep(100000);
+  gort_keep_alive(room);
+  gort_keep_alive(p);
+}
+
+static NOINLINE void queue_with(void (*fn)(void *), size_t n) {
+  make_with(fn, n);
+  scrub_stack();
+  gort_gc();
+}
+
+/* What is queued last runs first: those that leave copies, enough others to begin a new block, and
+ * the one that stays. Whether a collection then frees all of the first. */
+static bool copies_keep_nothing(void) {
+  struct bucket *b = newbucket("copied");
+  atomic_store(&lying, 0);
+  atomic_store(&stand_up, 0);
+  hold_fing();
+  queue_with(lie_over_copies, 1);
+  queue_with(nop, 2 * FIN_ROOM);
+  make_profiled_and_finalized(b, leave_copies);
+  scrub_stack();
+  gort_gc();
+  atomic_store(&release_it, 1);
+  WAIT_UNTIL(atomic_load(&lying));
+  gort_gc();
+  bool all = b->frees == MANY;
+  atomic_store(&stand_up, 1);
+  assert_true(gort_drain(-1));
+  return all;
+}
+
+static void test_what_finalizers_leave_keeps_nothing(void **state) {
+  (void)state;
+  enum { ROUNDS = 10 };
+  int good = 0;
+  for (int i = 0; i < ROUNDS; i++)
+    good += copies_keep_nothing();
+  assert_true(good >= ROUNDS / 2);
+}
+
 /* --- Reachable? ------------------------------------------------------------------------------- */
 
 static NOINLINE void make_asked(uintptr_t *hidden, size_t n) {
@@ -617,6 +708,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_records_are_in_order),
       cmocka_unit_test(test_one_of_a_kind_for_an_address),
       cmocka_unit_test(test_addresses_outside_the_heap),
+      cmocka_unit_test(test_room_for_results),
       cmocka_unit_test(test_sweeping_takes_empty_tables_away),
       cmocka_unit_test(test_walking_finds_each_span_once),
       cmocka_unit_test(test_setting_and_clearing_on_many_threads),
@@ -625,6 +717,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_all_finalizers_of_a_block_are_queued_at_once),
       cmocka_unit_test(test_profile_records_stay_with_the_object),
       cmocka_unit_test(test_nothing_is_counted_free_while_finalizers_wait),
+      cmocka_unit_test(test_what_finalizers_leave_keeps_nothing),
       cmocka_unit_test(test_throws),
       cmocka_unit_test(test_reachable_objects),
       cmocka_unit_test(test_blocks_are_used_anew),
