@@ -94,6 +94,24 @@ static void test_tiny_allocations_count(void **state) {
   assert_in_range(after.mallocs - before.mallocs, MANY, MANY + 10);
 }
 
+/* What a thread has counted stays when it has ended. */
+static void allocate_some(void *unused) {
+  (void)unused;
+  for (int i = 0; i < MANY; i++)
+    gort_alloc(64);
+}
+
+static void test_what_ended_threads_allocated_counts(void **state) {
+  (void)state;
+  enum { THREADS = 10 };
+  gort_mem_stats before = read_stats();
+  for (int i = 0; i < THREADS; i++)
+    in_thread(allocate_some, NULL);
+  gort_mem_stats after = read_stats();
+  assert_in_range(after.mallocs - before.mallocs, THREADS * MANY, THREADS * MANY + 100);
+  assert_true(after.total_alloc - before.total_alloc >= THREADS * MANY * 64);
+}
+
 static NOINLINE void make_garbage(size_t n, size_t size) {
   for (size_t i = 0; i < n; i++)
     gort_alloc(size);
@@ -257,6 +275,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_identities_while_others_allocate),
       cmocka_unit_test(test_each_allocation_counts),
       cmocka_unit_test(test_tiny_allocations_count),
+      cmocka_unit_test(test_what_ended_threads_allocated_counts),
       cmocka_unit_test(test_what_dies_is_counted),
       cmocka_unit_test(test_counters_never_fall),
       cmocka_unit_test(test_pauses_add_up),
