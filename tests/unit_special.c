@@ -674,6 +674,25 @@ static void test_wakefing_looks_at_both_flags(void **state) {
   assert_ptr_equal(load_seqcst(&fing), was);
 }
 
+/* A thread that is about to sleep sees that it is to be woken. With the lock held nobody else can
+ * wake it meanwhile. */
+static void test_a_waiting_finalizer_is_work(void **state) {
+  (void)state;
+  bool seen = false;
+  assert_true(gort_drain(-1));
+  for (bool quiet = false; !quiet; nap()) {
+    lock(&finlock);
+    quiet = fingwait && !fingwake && !work_waits();
+    if (quiet) {
+      store_seqcst(&fingwake, true);
+      seen = work_waits();
+      store_seqcst(&fingwake, false);
+    }
+    unlock(&finlock);
+  }
+  assert_true(seen);
+}
+
 /* Work for a goroutine that has some already wakes nobody, and is not forgotten. */
 static void test_wakefing_leaves_a_busy_one_alone(void **state) {
   (void)state;
@@ -724,6 +743,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_records_are_used_anew),
       cmocka_unit_test(test_queue_throws),
       cmocka_unit_test(test_wakefing_looks_at_both_flags),
+      cmocka_unit_test(test_a_waiting_finalizer_is_work),
       cmocka_unit_test(test_wakefing_leaves_a_busy_one_alone),
       cmocka_unit_test(test_wakefing_clears_both_flags),
   };
