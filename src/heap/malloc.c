@@ -190,11 +190,3 @@ void heap_totals_add(struct heap_totals *t, const struct mstats *s) {
   t->total_alloc += s->large_alloc;
   t->total_free += s->large_free;
 }
-
-void mstats_merge(struct mstats *to, struct mstats *from) {
-  uint64_t *a = (uint64_t *)to, *b = (uint64_t *)from;
-  for (size_t i = 0; i < sizeof *to / sizeof *a; i++) {
-    a[i] += b[i];
-    b[i] = 0;
-  }
-}

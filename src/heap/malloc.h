@@ -50,7 +50,6 @@ struct heap_totals {
   uint64_t mallocs, frees, total_alloc, total_free; /* objects, objects, bytes, bytes */
 };
 void heap_totals_add(struct heap_totals *t, const struct mstats *s);
-void mstats_merge(struct mstats *to, struct mstats *from);
 
 /* Memory for the runtime's own structures, zeroed, never given back; throws when there is none. */
 void *persistentalloc(size_t size, size_t align);

@@ -59,7 +59,5 @@ struct g *wakefing(void);
 void mark_queues(void (*scan)(uintptr_t lo, uintptr_t hi));
 /* Throws where the queue is not as it must be. With the world stopped. */
 void finq_verify(void);
-/* Throws when the queue is broken. World stopped. */
-void finq_verify(void);
 
 #endif
