@@ -380,6 +380,41 @@ static void test_goexit_in_main(void **state) {
   expect_death(text, nobody_is_left_later);
 }
 
+/* A thread of the program's own, attached or not, could still bring work. */
+static void *end_later(void *unused) {
+  (void)unused;
+  usleep(150000);
+  dprintf(STDERR_FILENO, "the thread has ended\n");
+  return NULL;
+}
+static void end_later_attached(void *unused) { end_later(unused); }
+
+static void leave_main_to_a_thread(void *attached) {
+  pthread_t t;
+  if (attached)
+    CHECK(gort_thread_start(end_later_attached, NULL) == 0);
+  else
+    CHECK(pthread_create(&t, NULL, end_later, NULL) == 0);
+  gort_goexit();
+}
+CASE(a_strange_thread_is_left) { gort_main(leave_main_to_a_thread, NULL); }
+CASE(an_attached_thread_is_left) { gort_main(leave_main_to_a_thread, &counter); }
+
+static void assert_dies_after_the_thread(const char *name) {
+  const char *text = "fatal error: no goroutines (main called gort_goexit) - deadlock!";
+  const struct outcome *o = run_case(name, "", NO_ENV);
+  if (aborted(o) && has_line(o->err, text) && has_line(o->err, "the thread has ended"))
+    return;
+  print_outcome(name, o);
+  fail_msg("expected a deadlock when the last thread has ended");
+}
+
+static void test_no_deadlock_beside_threads(void **state) {
+  (void)state;
+  assert_dies_after_the_thread("a_strange_thread_is_left");
+  assert_dies_after_the_thread("an_attached_thread_is_left");
+}
+
 /* --- Switching ------------------------------------------------------------------------------ */
 
 /* The ABI has functions keep the rounding mode (one of four): so must a switch. */
@@ -443,6 +478,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_nanotime_is_the_monotonic_clock),
       cmocka_unit_test(test_goexit_ends_the_goroutine),
       cmocka_unit_test(test_goexit_in_main),
+      cmocka_unit_test(test_no_deadlock_beside_threads),
       cmocka_unit_test(test_a_switch_keeps_the_rounding_mode),
   };
   CHECK_MAIN(argc, argv, tests, gort_init());

@@ -132,6 +132,29 @@ static void test_lock_thread(void **state) {
   assert_int_equal(atomic_load(&counter), 0);
 }
 
+static atomic_long locked_thread;
+
+static void end_locked_by_goexit(void *unused) {
+  (void)unused;
+  gort_lock_thread();
+  gort_lock_thread();
+  gort_unlock_thread();
+  atomic_store(&locked_thread, syscall(SYS_gettid));
+  gort_goexit();
+}
+
+static void test_a_thread_ends_with_its_goroutine(void **state) {
+  (void)state;
+  for (int i = 0; i < 10; i++) {
+    char path[64];
+    atomic_store(&locked_thread, 0);
+    gort_go(end_locked_by_goexit, NULL);
+    WAIT_UNTIL(atomic_load(&locked_thread));
+    snprintf(path, sizeof path, "/proc/self/task/%ld", atomic_load(&locked_thread));
+    WAIT_UNTIL(access(path, F_OK) != 0);
+  }
+}
+
 static int pipe_ends[2];
 
 static void read_blocking(void *unused) {
@@ -174,6 +197,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_max_procs),
       cmocka_unit_test(test_max_procs_changes_under_load),
       cmocka_unit_test(test_lock_thread),
+      cmocka_unit_test(test_a_thread_ends_with_its_goroutine),
       cmocka_unit_test(test_a_blocking_call_holds_up_nobody),
   };
   CHECK_MAIN(argc, argv, tests, gort_init());
