@@ -320,12 +320,10 @@ static bool is_found(const uintptr_t *words, size_t n, const void *p) {
 /* Takes all words that were found to be pointers. */
 static size_t take_found(uintptr_t *words, size_t room) {
   size_t n = 0;
-  struct workbuf *b;
-  struct job j;
-  while (work_get(&b, &j) != WORK_DONE) {
-    for (size_t i = 0; i < b->n && n < room; i++)
-      words[n++] = b->word[i];
-    work_free_block(b);
+  for (struct work w; (w = work_get()).kind != WORK_NONE; work_free_block(w.block)) {
+    assert_int_equal(w.kind, WORK_BLOCK);
+    for (size_t i = 0; i < w.block->n && n < room; i++)
+      words[n++] = w.block->word[i];
   }
   return n;
 }
