@@ -178,6 +178,27 @@ static void test_typed_memory_stays_typed(void **state) {
   forget_all();
 }
 
+/* Of each small size, and in every place that a slot can have in its span. */
+static NOINLINE void grow_pointers(size_t n) {
+  const gort_type *pointer = gort_type_ptr(gort_type_int64);
+  for (size_t i = 0; i < MANY; i++)
+    kept[i] = gort_alloc_array_of(pointer, n);
+  for (size_t i = 0; i < MANY; i++) {
+    void **p = kept[i] = gort_realloc(kept[i], (n + 100) * sizeof *p);
+    p[n + i % 100] = watched_target();
+  }
+}
+
+static void test_arrays_of_pointers_stay_such(void **state) {
+  (void)state;
+  for (size_t n = 1; n <= 10; n++) {
+    watch_begin();
+    grow_pointers(n);
+    assert_none_dead();
+    forget_all();
+  }
+}
+
 static uintptr_t hidden_roots[MANY];
 
 static NOINLINE void grow_roots(void) {
@@ -308,6 +329,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_traced_memory_stays_traced),
       cmocka_unit_test(test_noscan_memory_stays_noscan),
       cmocka_unit_test(test_typed_memory_stays_typed),
+      cmocka_unit_test(test_arrays_of_pointers_stay_such),
       cmocka_unit_test(test_a_root_stays_a_root),
       cmocka_unit_test(test_an_empty_root_stays_a_root),
       cmocka_unit_test(test_empty_roots_are_freed_as_often),

@@ -28,9 +28,8 @@ static void inspect_type(struct old *o, const struct mspan *s) {
   o->words.ptrmask = heap_ptrbits_of(o->p);
   o->type = &o->words;
   if (spanclass_is_array(s->spanclass)) {
-    size_t words = element_words(o->p, s->elemsize);
     o->kind = TYPED_ARRAY;
-    o->type = shape_type(o->words.ptrmask, words);
+    o->type = shape_type(o->words.ptrmask, element_words(o->p));
   } else {
     o->words.size = SIZE_MAX / 2 + 1; /* one value, whatever its size */
     o->words.ptrmask |= ~low_bits((unsigned)(s->elemsize / PTR_SIZE));

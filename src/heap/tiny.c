@@ -45,10 +45,9 @@ bool tiny_object(uintptr_t p, uintptr_t *end) {
   return bits >> at & 1;
 }
 
-/* Two arrays of 8 bytes share an entry: there the element can only be the array. */
+/* Two arrays of 8 bytes share an entry, which says 1 for both. */
 void note_element(uintptr_t p, size_t size) {
-  if (size > PTR_SIZE || p % TINY_SIZE == 0)
-    *borders_of(p) = (uint16_t)(size % PTR_SIZE == 0 ? size / PTR_SIZE : 1);
+  *borders_of(p) = (uint16_t)(size % PTR_SIZE == 0 ? size / PTR_SIZE : 1);
 }
 
-size_t element_words(uintptr_t p, size_t slot) { return slot == PTR_SIZE ? 1 : *borders_of(p); }
+size_t element_words(uintptr_t p) { return *borders_of(p); }

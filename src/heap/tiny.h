@@ -17,6 +17,6 @@ bool tiny_object(uintptr_t p, uintptr_t *end);
 
 /* The same table, for small arrays of a type: how many words an element has. */
 void note_element(uintptr_t p, size_t size);
-size_t element_words(uintptr_t p, size_t slot);
+size_t element_words(uintptr_t p);
 
 #endif
