@@ -439,6 +439,35 @@ static void test_main_can_be_held_to_the_main_thread(void **state) {
   expect_quiet(lock_main_after_work);
 }
 
+/* --- Core dumps ------------------------------------------------------------------------------ */
+
+/* What is mapped by the gigabyte is mostly never touched, and would still be looked at, page by
+ * page, for a dump. */
+CASE(large_mappings) {
+  gort_init();
+  static void *one;
+  one = gort_alloc(32);
+  gort_set_finalizer_fn(one, do_nothing);
+  FILE *maps = fopen("/proc/self/smaps", "r");
+  CHECK(maps != NULL);
+  unsigned long kilobytes = 0;
+  int large = 0;
+  for (char line[1024]; fgets(line, sizeof line, maps);) {
+    (void)sscanf(line, "Size: %lu kB", &kilobytes);
+    if (strncmp(line, "VmFlags:", 8) != 0 || kilobytes < 1 << 20 || !strstr(line, " rd "))
+      continue;
+    large++;
+    CHECK(strstr(line, " dd ") != NULL);
+  }
+  fclose(maps);
+  CHECK(large > 0);
+}
+
+static void test_core_dumps_leave_the_tables_out(void **state) {
+  (void)state;
+  expect_quiet(large_mappings);
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_main_runs_the_main_goroutine),
@@ -451,6 +480,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_a_child_may_fork),
       cmocka_unit_test(test_a_child_is_not_dead_while_somebody_may_come),
       cmocka_unit_test(test_main_can_be_held_to_the_main_thread),
+      cmocka_unit_test(test_core_dumps_leave_the_tables_out),
   };
   CHECK_MAIN(argc, argv, tests, (void)0);
 }

@@ -26,10 +26,6 @@ static uint32_t bits_half, bits_used;
 static uint32_t bits_free[MAX_BIT_WORDS + 1]; /* by words: index of the first free one, linked
                                                  through its mark word; 0: none */
 
-static void *map_table(uint64_t bytes) {
-  return os_map(ALIGN_UP(bytes, os_page_size()), os_page_size());
-}
-
 /* The tables for a reservation of this size, all of them or false. They are not charged before
  * they are touched. */
 static bool map_tables(size_t size) {
@@ -45,7 +41,7 @@ static bool map_tables(size_t size) {
            {NULL, npages * (PAGE_SIZE / 64) + 16},
            {NULL, tiny_borders_bytes(size)}};
   for (size_t i = 0; i < COUNT_OF(t); i++)
-    if ((t[i].p = map_table(t[i].bytes)) == NULL) {
+    if ((t[i].p = os_map_table(t[i].bytes)) == NULL) {
       while (i-- > 0)
         os_unmap(t[i].p, ALIGN_UP(t[i].bytes, os_page_size()));
       return false;

@@ -32,7 +32,7 @@ void pagealloc_init(uintptr_t lo, uintptr_t hi) {
   arena = lo;
   arena_end = hi;
   size_t n = (hi - lo) / CHUNK_BYTES;
-  chunks = os_map(ALIGN_UP(n * sizeof *chunks, os_page_size()), os_page_size());
+  chunks = os_map_table(n * sizeof *chunks);
   if (chunks == NULL)
     throw("out of memory: cannot map %zu bytes for the page table", n * sizeof *chunks);
 }

@@ -20,6 +20,9 @@ void *os_reserve(size_t size, size_t align);
 bool os_commit(void *p, size_t size);
 /* Readable and writable memory at once, zeroed; not charged before it is touched. */
 void *os_map(size_t size, size_t align);
+/* The same for a table of which only parts will ever be touched: whole pages, left out of core
+ * dumps, for which the system would look at every page of it. */
+void *os_map_table(size_t size);
 void os_unmap(void *p, size_t size);
 /* Gives the memory of whole pages back; they read as zero from then on. False when the system
  * refuses (locked memory): nothing has changed. */

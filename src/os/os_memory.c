@@ -60,6 +60,13 @@ void *os_reserve(size_t size, size_t align) { return map_aligned(size, align, PR
 
 void *os_map(size_t size, size_t align) { return map_aligned(size, align, PROT_READ | PROT_WRITE); }
 
+void *os_map_table(size_t size) {
+  void *p = os_map(size, os_page_size());
+  if (p != NULL)
+    (void)ERRNO_KEPT(madvise(p, ALIGN_UP(size, os_page_size()), MADV_DONTDUMP));
+  return p;
+}
+
 bool os_commit(void *p, size_t size) {
   return ERRNO_KEPT(mprotect(p, size, PROT_READ | PROT_WRITE)) == 0;
 }

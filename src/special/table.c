@@ -20,7 +20,7 @@ static uint64_t *map_span_bits(void) {
   lock(&span_bits_lock);
   if (span_bits == NULL) {
     size_t bytes = page_of(mheap.arena_end) / 8 + 8;
-    store_release(&span_bits, os_map(ALIGN_UP(bytes, os_page_size()), os_page_size()));
+    store_release(&span_bits, os_map_table(bytes));
   }
   uint64_t *bits = span_bits;
   unlock(&span_bits_lock);
