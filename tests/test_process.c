@@ -345,6 +345,41 @@ static void test_a_child_of_fork_uses_the_heap(void **state) {
     expect_quiet(fork_from_busy_goroutine);
 }
 
+/* Types stay for good, so only some are new. */
+static void *make_types(void *unused) {
+  for (unsigned i = 0;; i++)
+    if (i % 256 == 0)
+      gort_type_scalar("number", 8, 8);
+    else
+      gort_type_func(&gort_type_int8, 1, NULL, 0, false);
+  return unused;
+}
+
+/* A thread that is not attached is in the middle of making a type, as a rule. */
+CASE(fork_while_types_are_made) {
+  gort_init();
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, make_types, NULL) == 0);
+  for (int i = 0; i < 100; i++) {
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+      alarm(10);
+      CHECK(gort_type_func(&gort_type_int16, 1, NULL, 0, false) != NULL);
+      _exit(0);
+    }
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid);
+    CHECK(status == 0);
+  }
+}
+
+static void test_a_child_of_fork_makes_types(void **state) {
+  (void)state;
+  if (!UNDER_ASAN)
+    expect_quiet(fork_while_types_are_made);
+}
+
 /* In the child of a child as well. */
 CASE(fork_in_fork) {
   gort_init();
@@ -477,6 +512,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_stopped_goroutines_keep_what_they_hold),
       cmocka_unit_test(test_exit_at_any_time),
       cmocka_unit_test(test_a_child_of_fork_uses_the_heap),
+      cmocka_unit_test(test_a_child_of_fork_makes_types),
       cmocka_unit_test(test_a_child_may_fork),
       cmocka_unit_test(test_a_child_is_not_dead_while_somebody_may_come),
       cmocka_unit_test(test_main_can_be_held_to_the_main_thread),

@@ -49,6 +49,18 @@ void unlock(struct mutex *l) {
   releasem(getm());
 }
 
+void lock_any(struct mutex *l) {
+  if (attached())
+    acquirem();
+  lock_raw(l);
+}
+
+void unlock_any(struct mutex *l) {
+  unlock_raw(l);
+  if (attached())
+    releasem(getm());
+}
+
 void noteclear(struct note *n) { store_relaxed(&n->set, 0); }
 
 void notewakeup(struct note *n) {

@@ -22,6 +22,11 @@ void unlock(struct mutex *l);
 void lock_raw(struct mutex *l);
 void unlock_raw(struct mutex *l);
 
+/* For any thread: an attached one is inside acquirem while it holds the lock. Who forks holds such
+ * locks, since others cannot keep all threads outside meanwhile. */
+void lock_any(struct mutex *l);
+void unlock_any(struct mutex *l);
+
 struct note {
   uint32_t set; /* 0 or 1; atomic */
 };

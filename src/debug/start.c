@@ -12,11 +12,13 @@
 #include "gc/stop.h"
 #include "gc/threads.h"
 #include "gort/start.h"
+#include "heap/malloc.h"
 #include "heap/mheap.h"
 #include "heap/torture.h"
 #include "os/os.h"
 #include "sched/sched.h"
 #include "special/special.h"
+#include "type/type.h"
 
 int64_t runtime_started_at;
 
@@ -39,7 +41,8 @@ static void start_torture(void) {
 }
 
 /* While fork copies the memory no other thread is inside the runtime: so no lock of it is held,
- * and every structure is whole. In the child the caller's thread is the only one. */
+ * and every structure is whole. In the child the caller's thread is the only one. Threads that are
+ * not attached may make types; the locks that they take are held here. */
 static __thread bool attached_for_fork;
 
 static void before_fork(void) {
@@ -48,6 +51,13 @@ static void before_fork(void) {
     thread_attach(false);
   roots_before_fork();
   stop_for_fork();
+  types_lock();
+  persistent_hold();
+}
+
+static void let_types_be_made(void) {
+  persistent_release();
+  types_unlock();
 }
 
 static void run_on(void) {
@@ -57,11 +67,13 @@ static void run_on(void) {
 }
 
 static void after_fork_in_parent(void) {
+  let_types_be_made();
   roots_after_fork();
   run_on();
 }
 
 static void after_fork_in_child(void) {
+  let_types_be_made();
   roots_after_fork_in_child();
   threads_after_fork();
   gc_after_fork();

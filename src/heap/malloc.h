@@ -51,8 +51,11 @@ struct heap_totals {
 };
 void heap_totals_add(struct heap_totals *t, const struct mstats *s);
 
-/* Memory for the runtime's own structures, zeroed, never given back; throws when there is none. */
+/* Memory for the runtime's own structures, zeroed, never given back; throws when there is none. Any
+ * thread, attached or not. Between hold and release nobody is in the middle of it. */
 void *persistentalloc(size_t size, size_t align);
+void persistent_hold(void);
+void persistent_release(void);
 extern uint64_t persistent_sys; /* bytes obtained for that; atomic */
 
 /* fixalloc: objects of one size, freed ones used anew. The caller's lock guards it. Each is

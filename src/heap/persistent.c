@@ -23,15 +23,16 @@ static uintptr_t map(size_t size) {
   return (uintptr_t)p;
 }
 
-/* Any thread, attached or not: raw locks. The caller is not stopped between, being inside
- * acquirem where it is attached. */
+void persistent_hold(void) { lock_any(&persistent_lock); }
+
+void persistent_release(void) { unlock_any(&persistent_lock); }
+
 void *persistentalloc(size_t size, size_t align) {
   if (align == 0)
     align = PTR_SIZE;
   if (size >= CHUNK / 4)
     return (void *)map(size);
-  struct m *m = acquirem();
-  lock_raw(&persistent_lock);
+  lock_any(&persistent_lock);
   uintptr_t p = ALIGN_UP(chunk, align);
   if (p + size > chunk_end || chunk == 0) {
     chunk = map(CHUNK);
@@ -39,8 +40,7 @@ void *persistentalloc(size_t size, size_t align) {
     p = ALIGN_UP(chunk, align);
   }
   chunk = p + size;
-  unlock_raw(&persistent_lock);
-  releasem(m);
+  unlock_any(&persistent_lock);
   return (void *)p;
 }
 

@@ -12,17 +12,9 @@
 
 static struct mutex typelock;
 
-void types_lock(void) {
-  if (attached())
-    acquirem();
-  lock_raw(&typelock);
-}
+void types_lock(void) { lock_any(&typelock); }
 
-void types_unlock(void) {
-  unlock_raw(&typelock);
-  if (attached())
-    releasem(getm());
-}
+void types_unlock(void) { unlock_any(&typelock); }
 
 /* A thread that finds it set sees all of it: release here, acquire there. */
 struct typeext *type_ext(const gort_type *t) {
