@@ -89,6 +89,82 @@ static void test_pages_never_overlap(void **state) {
   unlock(&mheap.lock);
 }
 
+/* A plain model of the pages [area, area + AREA_PAGES). */
+enum { AREA_PAGES = 8192 };
+static uintptr_t area;
+static bool in_use[AREA_PAGES];
+
+static void set_in_use(uintptr_t p, size_t n, bool value) {
+  for (size_t i = 0; i < n; i++)
+    in_use[(p - area) / PAGE_SIZE + i] = value;
+}
+
+static uintptr_t first_fit(size_t n) {
+  size_t free = 0, i = 0;
+  while (i < AREA_PAGES && free < n)
+    free = in_use[i++] ? 0 : free + 1;
+  return free == n ? area + (i - n) * PAGE_SIZE : 0;
+}
+
+/* Leaves the area free, and nothing below it: what was free there is linked. */
+static uintptr_t *take_what_is_below(void) {
+  bool dirty;
+  uintptr_t *taken = NULL, p;
+  area = pagealloc_take(AREA_PAGES, &dirty);
+  pagealloc_give(area, AREA_PAGES);
+  while ((p = pagealloc_take(1, &dirty)) != area) {
+    *(uintptr_t **)p = taken;
+    taken = (uintptr_t *)p;
+  }
+  pagealloc_give(area, 1);
+  return taken;
+}
+
+static void give_linked(uintptr_t *p) {
+  for (uintptr_t *next; p != NULL; p = next) {
+    next = *(uintptr_t **)p;
+    pagealloc_give((uintptr_t)p, 1);
+  }
+}
+
+static size_t some_pages(struct rng *r) {
+  static const uint32_t most[] = {7, 7, 7, 70, 70, 1500};
+  return 1 + rng_below(r, most[rng_below(r, COUNT_OF(most))]);
+}
+
+static void test_pages_are_taken_first_fit(void **state) {
+  (void)state;
+  struct rng r = seeded_rng(2);
+  enum { PIECES = 300 };
+  static struct {
+    uintptr_t p;
+    size_t n;
+  } piece[PIECES];
+  bool dirty;
+  lock(&mheap.lock);
+  uintptr_t *below = take_what_is_below();
+  for (int step = 0; step < 20000; step++) {
+    size_t i = rng_below(&r, PIECES);
+    if (piece[i].n) {
+      pagealloc_give(piece[i].p, piece[i].n);
+      set_in_use(piece[i].p, piece[i].n, false);
+      piece[i].n = 0;
+      continue;
+    }
+    size_t n = some_pages(&r);
+    uintptr_t fit = first_fit(n);
+    if (fit == 0)
+      continue;
+    assert_int_equal(pagealloc_take(n, &dirty), fit);
+    set_in_use(piece[i].p = fit, piece[i].n = n, true);
+  }
+  for (size_t i = 0; i < PIECES; i++)
+    if (piece[i].n)
+      pagealloc_give(piece[i].p, piece[i].n);
+  give_linked(below);
+  unlock(&mheap.lock);
+}
+
 static void test_scavenged_pages_read_as_zero(void **state) {
   (void)state;
   bool dirty;
@@ -234,6 +310,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_the_smallest_class_that_fits),
       cmocka_unit_test(test_offsets_divide_exactly),
       cmocka_unit_test(test_pages_never_overlap),
+      cmocka_unit_test(test_pages_are_taken_first_fit),
       cmocka_unit_test(test_scavenged_pages_read_as_zero),
       cmocka_unit_test(test_free_slots_look_marked),
       cmocka_unit_test(test_a_run_is_taken_and_given_back),

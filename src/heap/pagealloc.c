@@ -12,12 +12,14 @@ enum {
   CHUNK_BYTES = CHUNK_PAGES * PAGE_SIZE,
   HUGE_PAGES = 256, /* pages in a huge page of 2 MiB */
   GROW_MAX = 64 << 20,
+  COUNTED_PAGES = 64, /* runs up to this long are told apart in `begin` */
 };
 
 struct chunk {
   uint64_t used[CHUNK_WORDS];  /* 1: the page is in a span, or not committed yet */
   uint64_t dirty[CHUNK_WORDS]; /* 1: free, and not known to be zero */
   uint16_t start, max, end;    /* free pages at the start, in the longest run, at the end */
+  uint16_t ndirty;             /* dirty pages */
 };
 
 struct pagealloc_stats pagealloc_stats;
@@ -25,8 +27,11 @@ struct pagealloc_stats pagealloc_stats;
 /* All under mheap.lock. */
 static struct chunk *chunks;
 static uintptr_t arena, arena_end;
-static size_t nchunks;    /* chunks in use: the committed part of the arena */
-static size_t first_free; /* no chunk before this one has a free page */
+static size_t nchunks; /* chunks in use: the committed part of the arena */
+
+/* Where looking for n free pages begins: no run of n is complete within the chunks before begin[n].
+ * So it never falls with n. Without it, filling a heap would take the square of its size. */
+static uint32_t begin[COUNTED_PAGES + 1];
 
 void pagealloc_init(uintptr_t lo, uintptr_t hi) {
   arena = lo;
@@ -91,11 +96,36 @@ static bool grow(size_t n) {
   return true;
 }
 
+/* Free pages right before chunk i, and the longest run that is complete within it; of those that
+ * matter: behind a whole free chunk it may be longer than that. */
+static size_t free_before(size_t i) { return i > 0 ? chunks[i - 1].end : 0; }
+
+static size_t longest_run(size_t i) {
+  size_t first = free_before(i) + chunks[i].start;
+  return first > chunks[i].max ? first : chunks[i].max;
+}
+
+/* No run of n pages is complete before chunk i, nor then a longer one. */
+static void raise_begin(size_t n, size_t i) {
+  for (; n <= COUNTED_PAGES && begin[n] < i; n++)
+    begin[n] = (uint32_t)i;
+}
+
+/* A run of n pages may be complete in chunk i, and then every shorter one. */
+static void lower_begin(size_t n, size_t i) {
+  for (n = n > COUNTED_PAGES ? COUNTED_PAGES : n; n > 0 && begin[n] > i; n--)
+    begin[n] = (uint32_t)i;
+}
+
 /* The number of the first page of n free ones in a row, counted from the arena; SIZE_MAX: none.
  * `carry` is how many free pages lie right before the chunk that is looked at. */
 static size_t find(size_t n, size_t *carry) {
-  *carry = 0;
-  for (size_t i = first_free; i < nchunks; i++) {
+  size_t least = n < COUNTED_PAGES ? n : COUNTED_PAGES, i = begin[least];
+  while (i < nchunks && longest_run(i) < least)
+    i++;
+  raise_begin(least, i);
+  *carry = free_before(i);
+  for (; i < nchunks; i++) {
     struct chunk *c = &chunks[i];
     if (*carry + c->start >= n)
       return i * CHUNK_PAGES - *carry;
@@ -127,12 +157,15 @@ static size_t count_dirty(const struct chunk *c, size_t lo, size_t hi) {
 static size_t taken_dirty; /* what the last pagealloc_take met */
 
 static void take(struct chunk *c, size_t lo, size_t hi) {
-  taken_dirty += count_dirty(c, lo, hi);
+  size_t n = count_dirty(c, lo, hi);
+  taken_dirty += n;
+  c->ndirty = (uint16_t)(c->ndirty - n);
   bits_clear_range(c->dirty, lo, hi);
   bits_set_range(c->used, lo, hi);
 }
 
 static void give(struct chunk *c, size_t lo, size_t hi) {
+  c->ndirty = (uint16_t)(c->ndirty + hi - lo);
   bits_set_range(c->dirty, lo, hi);
   bits_clear_range(c->used, lo, hi);
 }
@@ -147,8 +180,6 @@ uintptr_t pagealloc_take(size_t npages, bool *dirty) {
   }
   taken_dirty = 0;
   for_chunks(page, npages, take);
-  if (npages == 1)
-    first_free = page / CHUNK_PAGES;
   pagealloc_stats.free_pages -= npages;
   pagealloc_stats.dirty_pages -= taken_dirty;
   *dirty = taken_dirty != 0;
@@ -158,8 +189,8 @@ uintptr_t pagealloc_take(size_t npages, bool *dirty) {
 void pagealloc_give(uintptr_t p, size_t npages) {
   size_t page = (p - arena) / PAGE_SIZE;
   for_chunks(page, npages, give);
-  if (page / CHUNK_PAGES < first_free)
-    first_free = page / CHUNK_PAGES;
+  for (size_t i = page / CHUNK_PAGES; i <= (page + npages) / CHUNK_PAGES + 1 && i < nchunks; i++)
+    lower_begin(longest_run(i), i);
   pagealloc_stats.free_pages += npages;
   pagealloc_stats.dirty_pages += npages;
 }
@@ -170,6 +201,7 @@ static size_t release(struct chunk *c, size_t lo, size_t hi) {
   if (n == 0 || !os_release(p, (hi - lo) * PAGE_SIZE))
     return 0;
   bits_clear_range(c->dirty, lo, hi);
+  c->ndirty = (uint16_t)(c->ndirty - n);
   pagealloc_stats.dirty_pages -= n;
   return n * PAGE_SIZE;
 }
@@ -195,7 +227,7 @@ static size_t release_all(struct chunk *c) {
 size_t pagealloc_scavenge(size_t bytes, bool all) {
   size_t done = 0;
   for (size_t i = nchunks; i-- > 0 && done < bytes;)
-    if (chunks[i].max > 0)
+    if (chunks[i].ndirty > 0)
       done += all ? release_all(&chunks[i]) : release_huge(&chunks[i]);
   return done;
 }
