@@ -312,6 +312,24 @@ static void test_free_os_memory(void **state) {
   }
 }
 
+/* Without being asked, and although the program goes on collecting all the time. */
+static void test_memory_goes_back_by_itself(void **state) {
+  (void)state;
+  enum { DROPPED = 200 << 20, COLLECTIONS = 2000 };
+  gort_free_os_memory();
+  int percent = gort_set_gc_percent(-1);
+  fill_and_drop(DROPPED / 1000000, 1000000);
+  size_t full = resident_bytes(), much = DROPPED * 8 / 10;
+  scrub_stack();
+  gort_set_gc_percent(percent);
+  for (int i = 0; resident_bytes() > full - much; i++) {
+    if (i == COLLECTIONS)
+      fail_msg("%zu bytes are still resident, of %zu", resident_bytes(), full);
+    gort_gc();
+    gort_sleep(10000000);
+  }
+}
+
 /* --- Marking beside a program that moves its pointers --------------------------------------- */
 
 enum { CELLS = 20000, MOVES = 2000000 };
@@ -421,6 +439,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_draining_without_waiting),
       cmocka_unit_test(test_draining_from_everywhere_at_once),
       cmocka_unit_test(test_free_os_memory),
+      cmocka_unit_test(test_memory_goes_back_by_itself),
       cmocka_unit_test(test_nothing_that_moves_is_missed),
       cmocka_unit_test(test_nothing_that_moves_between_roots_and_heap_is_missed),
   };

@@ -2,9 +2,9 @@
  * program does not need.
  *
  * It is attached, so it stands still with the world, and inside acquirem for each span it
- * sweeps. Memory is given back slowly: what is above the goal and a tenth more, a few huge pages
- * at a time, and only after a second in which no new cycle began; taking memory back costs the
- * program page faults. */
+ * sweeps. Memory is given back slowly, for taking it back costs the program page faults: what is
+ * above the largest goal of the last second or two and a tenth more, a few huge pages at a time.
+ * However often a program collects, what it once needed goes back. */
 #include "base/kernel.h"
 #include "base/throw.h"
 #include "gc/gc.h"
@@ -37,27 +37,53 @@ static void sweep_all(struct m *m) {
     }
 }
 
-/* How much memory the system should have back. */
-static uint64_t excess(void) {
+/* What the program is going to need, and what it has needed lately: the largest in the second that
+ * began at `since`, and in the one before. The background thread's alone. */
+static uint64_t most, most_before;
+static int64_t since;
+
+static uint64_t need(void) {
+  uint64_t bytes = pacer_goal() == UINT64_MAX ? gcstats.marked * 2 : pacer_goal();
+  return bytes + bytes / 10;
+}
+
+static void note_need(int64_t now) {
+  if (now - since >= SECOND) {
+    most_before = most;
+    most = 0;
+    since = now;
+  }
+  most = need() > most ? need() : most;
+}
+
+static uint64_t held_above(uint64_t keep) {
+  lock(&mheap.lock);
   uint64_t held = (mheap.pages_inuse + pagealloc_stats.dirty_pages) * PAGE_SIZE;
-  uint64_t keep = pacer_goal() == UINT64_MAX ? gcstats.marked * 2 : pacer_goal();
-  keep += keep / 10;
+  unlock(&mheap.lock);
   return held > keep ? held - keep : 0;
 }
 
-static bool scavenge_step(void) {
+static size_t scavenge(uint64_t bytes) {
   lock(&mheap.lock);
-  uint64_t n = excess();
-  if (n > 0)
-    n = pagealloc_scavenge(n < SCAVENGE_STEP ? n : SCAVENGE_STEP, false);
+  size_t n = pagealloc_scavenge(bytes < SCAVENGE_STEP ? bytes : SCAVENGE_STEP, false);
   unlock(&mheap.lock);
-  return n > 0;
+  return n;
 }
 
-static void scavenge(struct m *m, uint32_t seen) {
-  sleep_for(m, seen, SECOND);
-  while (load_acquire(&background.wakeup) == seen && scavenge_step())
-    sleep_for(m, seen, SCAVENGE_PAUSE);
+/* Gives some memory back where it is time to. How long until it is time again; -1: there is nothing
+ * to give before the next cycle. */
+static int64_t give_back(void) {
+  static int64_t next;
+  int64_t now = nanotime();
+  note_need(now);
+  uint64_t excess = held_above(most > most_before ? most : most_before);
+  if (excess == 0)
+    return held_above(need()) > 0 ? SECOND : -1;
+  if (now < next)
+    return next - now;
+  size_t n = scavenge(excess);
+  next = now + (n > 0 ? SCAVENGE_PAUSE : SECOND);
+  return n > 0 ? SCAVENGE_PAUSE : -1;
 }
 
 static void background_main(void *arg) {
@@ -68,9 +94,7 @@ static void background_main(void *arg) {
     uint32_t seen = load_acquire(&background.wakeup);
     sweep_all(m);
     pacer_obey_limit();
-    scavenge(m, seen);
-    if (load_acquire(&background.wakeup) == seen)
-      sleep_for(m, seen, -1);
+    sleep_for(m, seen, give_back());
   }
 }
 
