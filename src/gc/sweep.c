@@ -128,8 +128,9 @@ size_t sweepone(void) {
     add_relaxed(&gcstats.pages_swept, npages);
     sweep(s, false);
   }
+  bool outermost = m->locks == 1; /* m may be another thread's when we are out */
   releasem(m);
-  if (m->locks == 0)
+  if (outermost)
     sweep_wake();
   return npages;
 }
