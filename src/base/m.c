@@ -1,9 +1,8 @@
 /* The thread-local pointer to the m, and the dummy of threads that have none. */
 #include "base/m.h"
 
-/* Its caches are filled with the empty span when the heap starts; before, and on a thread that
- * is not attached, nothing can be allocated from it: gort_new finds NULL spans only if the
- * runtime was never started, hence the static empty span. */
+/* On a thread that is not attached gort_new finds a span that is always full, and takes the slow
+ * path, which throws. */
 static struct gort_span no_span;
 
 struct m m_unattached = {

@@ -18,7 +18,7 @@ struct upcalls {
                                       without locks, the thread may be stopped in it */
   bool (*gc_for_memory)(void);     /* no memory is left: collect; false when that is useless */
   void (*large_allocated)(size_t); /* bytes of a large object, before it is allocated: sweep as
-                                      much, return memory over the limit */
+                                      much */
   void (*object_moved)(uintptr_t from, uintptr_t to); /* by gort_realloc, which gives zerobase
                                       for size 0: a root object stays one */
   /* sched, for gc: */
