@@ -36,14 +36,6 @@ void lock(struct mutex *l) {
     lock_raw(l);
 }
 
-bool trylock(struct mutex *l) {
-  struct m *m = acquirem();
-  if (try_raw(l))
-    return true;
-  releasem(m);
-  return false;
-}
-
 void unlock(struct mutex *l) {
   unlock_raw(l);
   releasem(getm());

@@ -14,7 +14,6 @@ struct mutex {
 };
 
 void lock(struct mutex *l);
-bool trylock(struct mutex *l);
 void unlock(struct mutex *l);
 
 /* Without acquirem: for threads that are not attached (the collector's workers, and the

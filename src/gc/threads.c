@@ -155,24 +155,10 @@ struct m *thread_attach(bool runtime_owned) {
   return m;
 }
 
-/* The counts of a thread that is no more. */
-static void add_stats(struct mstats *to, struct mstats *from) {
-  for (unsigned i = 0; i < NUM_SPAN_CLASSES; i++) {
-    to->nmalloc[i] += from->nmalloc[i];
-    to->nfree[i] += from->nfree[i];
-  }
-  to->tinyallocs += from->tinyallocs;
-  to->large_alloc += from->large_alloc;
-  to->nlarge_alloc += from->nlarge_alloc;
-  to->large_free += from->large_free;
-  to->nlarge_free += from->nlarge_free;
-  *from = (struct mstats){0};
-}
-
 static void leave_heap(struct m *m) {
   mcache_flush(m);
   lock(&mheap.lock);
-  add_stats(&mheap.dead, &m->stats);
+  mstats_merge(&mheap.dead, &m->stats);
   unlock(&mheap.lock);
 }
 

@@ -26,15 +26,8 @@ static unsigned class_for(size_t size, size_t align) {
   return c < GORT_NUM_SIZE_CLASSES ? c : 0;
 }
 
-/* Pieces, so that a thread is not kept from stopping for as long as it clears a gigabyte. */
-static void clear_pages(uintptr_t p, size_t size) {
-  const size_t piece = (size_t)1 << 20;
-  for (size_t done = 0; done < size; done += piece)
-    memset((void *)(p + done), 0, size - done < piece ? size - done : piece);
-}
-
-/* The span is in its list, and can be found, before it is cleared: what the collector may find
- * in it meanwhile are stale words. */
+/* The span is in its list, and can be found, before it is cleared, for the thread can be stopped
+ * while it clears a gigabyte: what the collector may find in it meanwhile are stale words. */
 static uintptr_t large_alloc(size_t size, int kind, const gort_type *t) {
   size_t npages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT, bytes = npages << PAGE_SHIFT;
   if (kind == TYPED_ARRAY)
@@ -60,7 +53,7 @@ static uintptr_t large_alloc(size_t size, int kind, const gort_type *t) {
   mcentral_add_full(s);
   releasem(m);
   if (dirty)
-    clear_pages(p, bytes);
+    memset((void *)p, 0, bytes);
   return p;
 }
 
@@ -189,4 +182,12 @@ void heap_totals_add(struct heap_totals *t, const struct mstats *s) {
   t->frees += s->nlarge_free;
   t->total_alloc += s->large_alloc;
   t->total_free += s->large_free;
+}
+
+void mstats_merge(struct mstats *to, struct mstats *from) {
+  uint64_t *a = (uint64_t *)to, *b = (uint64_t *)from;
+  for (size_t i = 0; i < sizeof *to / sizeof *a; i++) {
+    a[i] += b[i];
+    b[i] = 0;
+  }
 }

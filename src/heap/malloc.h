@@ -59,14 +59,16 @@ void persistent_release(void);
 extern uint64_t persistent_sys; /* bytes obtained for that; atomic */
 
 /* fixalloc: objects of one size, freed ones used anew. The caller's lock guards it. Each is
- * zeroed when allocated. */
+ * zeroed when allocated; NULL: no memory. */
 struct fixalloc {
   size_t size;
   void *free; /* by the first word */
   uintptr_t chunk, chunk_end;
-  uint64_t inuse; /* bytes */
 };
 void *fixalloc_alloc(struct fixalloc *f);
 void fixalloc_free(struct fixalloc *f, void *p);
+
+/* Adds the counts and clears them. */
+void mstats_merge(struct mstats *to, struct mstats *from);
 
 #endif

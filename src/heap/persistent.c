@@ -1,5 +1,5 @@
-/* Memory for the runtime's own structures: persistentalloc, which never frees, and fixalloc,
- * which hands out objects of one size from it. */
+/* Memory for the runtime's own structures: persistentalloc, which never frees, and fixalloc, which
+ * hands out objects of one size and uses freed ones anew. */
 #include "base/atomic.h"
 #include "base/lock.h"
 #include "base/throw.h"
@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { CHUNK = 256 << 10 };
+enum { CHUNK = 256 << 10, FIX_CHUNK = 64 << 10 };
 
 uint64_t persistent_sys;
 
@@ -44,25 +44,32 @@ void *persistentalloc(size_t size, size_t align) {
   return (void *)p;
 }
 
+static bool has_room(struct fixalloc *f) {
+  if (f->chunk_end - f->chunk >= f->size)
+    return true;
+  void *p = os_map(FIX_CHUNK, os_page_size());
+  if (p == NULL)
+    return false;
+  add_relaxed(&persistent_sys, FIX_CHUNK);
+  f->chunk = (uintptr_t)p;
+  f->chunk_end = f->chunk + FIX_CHUNK;
+  return true;
+}
+
 void *fixalloc_alloc(struct fixalloc *f) {
   void *p = f->free;
-  f->inuse += f->size;
   if (p != NULL) {
     f->free = *(void **)p;
     return memset(p, 0, f->size);
   }
-  if (f->chunk + f->size > f->chunk_end || f->chunk == 0) {
-    size_t bytes = f->size * (f->size < 1024 ? 16384 / f->size : 16);
-    f->chunk = (uintptr_t)persistentalloc(bytes, 16);
-    f->chunk_end = f->chunk + bytes;
-  }
+  if (!has_room(f))
+    return NULL;
   p = (void *)f->chunk;
   f->chunk += f->size;
   return p;
 }
 
 void fixalloc_free(struct fixalloc *f, void *p) {
-  f->inuse -= f->size;
   *(void **)p = f->free;
   f->free = p;
 }

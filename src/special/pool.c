@@ -1,28 +1,11 @@
 #include "special/pool.h"
 
-#include "base/atomic.h"
 #include "base/m.h"
-#include "os/os.h"
 #include "special/special.h"
-
-enum { POOL_CHUNK = 64 << 10 };
-
-/* fixalloc throws when it finds no room, so room is made first. The pool's lock is held. */
-static bool has_room(struct fixalloc *f) {
-  if (f->free != NULL || f->chunk_end - f->chunk >= f->size)
-    return true;
-  void *p = os_map(POOL_CHUNK, os_page_size());
-  if (p == NULL)
-    return false;
-  add_relaxed(&persistent_sys, POOL_CHUNK);
-  f->chunk = (uintptr_t)p;
-  f->chunk_end = f->chunk + POOL_CHUNK;
-  return true;
-}
 
 void *pool_alloc(struct pool *p) {
   lock(&p->lock);
-  void *record = has_room(&p->f) ? fixalloc_alloc(&p->f) : NULL;
+  void *record = fixalloc_alloc(&p->f);
   unlock(&p->lock);
   return record;
 }
@@ -59,8 +42,9 @@ static struct specialfinalizer *pop(struct m *m) {
 
 static void refill(struct m *m) {
   lock(&finpool.lock);
-  for (int i = 0; i < BATCH && has_room(&finpool.f); i++)
-    push(m, fixalloc_alloc(&finpool.f));
+  struct specialfinalizer *r;
+  for (int i = 0; i < BATCH && (r = fixalloc_alloc(&finpool.f)) != NULL; i++)
+    push(m, r);
   unlock(&finpool.lock);
 }
 

@@ -1,4 +1,5 @@
-/* Pools of records: fixalloc, but NULL when there is no memory, so that a try form can refuse. */
+/* Pools of records: fixalloc with a lock. NULL when there is no memory, so that a try form can
+ * refuse. */
 #ifndef SPECIAL_POOL_H
 #define SPECIAL_POOL_H
 
