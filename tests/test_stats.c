@@ -270,6 +270,27 @@ static void test_version(void **state) {
   assert_true(strlen(gort_version()) > 0);
 }
 
+/* Each block of tiny objects has two bytes in a table beside the heap. */
+enum { BLOCKS = 1 << 16 };
+
+CASE(tables) {
+  static void *block[BLOCKS];
+  gort_mem_stats before, after;
+  gort_init();
+  gort_read_mem_stats(&before);
+  for (size_t i = 0; i < BLOCKS; i++)
+    block[i] = gort_alloc_noscan(12);
+  gort_read_mem_stats(&after);
+  gort_keep_alive(block);
+  CHECK(after.heap_inuse >= before.heap_inuse + BLOCKS * 16);
+  CHECK(after.gc_sys >= before.gc_sys + BLOCKS * 2);
+}
+
+static void test_tables_are_counted(void **state) {
+  (void)state;
+  expect_quiet(tables);
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_identities),
@@ -286,6 +307,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_no_more_is_written_than_asked_for),
       cmocka_unit_test(test_a_shorter_structure_is_the_beginning),
       cmocka_unit_test(test_next_gc_is_ahead),
+      cmocka_unit_test(test_tables_are_counted),
       cmocka_unit_test(test_version),
   };
   CHECK_MAIN(argc, argv, tests, gort_init());

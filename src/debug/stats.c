@@ -38,7 +38,7 @@ static void fill_memory(gort_mem_stats *s) {
   s->heap_idle = s->heap_sys - s->heap_inuse;
   s->heap_released = (pagealloc_stats.free_pages - pagealloc_stats.dirty_pages) * PAGE_SIZE;
   s->stack_inuse = load_relaxed(&stack_inuse);
-  s->gc_sys = persistent_sys + work_sys;
+  s->gc_sys = load_relaxed(&persistent_sys) + work_sys + mheap_table_bytes();
   s->sys = s->heap_sys + s->stack_inuse + s->gc_sys;
 }
 

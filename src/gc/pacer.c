@@ -21,13 +21,18 @@ static uint64_t goal = HEAP_MINIMUM; /* changed with the world stopped, or under
 
 uint64_t pacer_goal(void) { return goal; }
 
+/* What the runtime holds beside pages. */
+static uint64_t own_memory(void) {
+  return load_relaxed(&persistent_sys) + load_relaxed(&work_sys) + mheap_table_bytes();
+}
+
 /* *spare: of it, free pages that could go back. */
 static uint64_t memory_in_use(uint64_t *spare) {
   lock(&mheap.lock);
   *spare = pagealloc_stats.dirty_pages * PAGE_SIZE;
   uint64_t pages = mheap.pages_inuse * PAGE_SIZE;
   unlock(&mheap.lock);
-  return pages + *spare + load_relaxed(&persistent_sys) + load_relaxed(&work_sys);
+  return pages + *spare + own_memory();
 }
 
 static uint64_t percent_goal(uint64_t live) {
@@ -44,7 +49,7 @@ static uint64_t limit_goal(uint64_t live) {
   if (gc_memory_limit == INT64_MAX)
     return UINT64_MAX;
   uint64_t inuse = load_relaxed(&mheap.pages_inuse) * PAGE_SIZE;
-  uint64_t other = load_relaxed(&persistent_sys) + work_sys;
+  uint64_t other = own_memory();
   /* What spans waste beside objects counts against the limit as well. */
   other += inuse > live ? (inuse - live) / 8 : 0;
   uint64_t limit = (uint64_t)gc_memory_limit;

@@ -21,7 +21,8 @@ enum {
 };
 
 /* Where bitmaps come from: two halves of mheap.bits, mark bits in the lower one, at the same
- * index the allocation bits in the upper one, so that mark bits lie densely. Under mheap.lock. */
+ * index the allocation bits in the upper one, so that mark bits lie densely. Under mheap.lock;
+ * bits_used is atomic. */
 static uint32_t bits_half, bits_used;
 static uint32_t bits_free[MAX_BIT_WORDS + 1]; /* by words: index of the first free one, linked
                                                  through its mark word; 0: none */
@@ -96,6 +97,32 @@ void mheap_init(void) {
     throw("out of memory: cannot commit the first 4194304 bytes of the heap");
 }
 
+/* Bytes of the two tables that only some objects need, for the spans that have been in use at the
+ * same time at most: pages once touched stay. Under mheap.lock. */
+static uint64_t side_bytes, most_side_bytes;
+
+static uint64_t side_bytes_of(const struct mspan *s) {
+  spanclass_t c = s->spanclass;
+  uint64_t n = 0;
+  if (!span_is_large(s) && span_kind(s) == GORT_TYPED)
+    n += s->npages * (PAGE_SIZE / 64);
+  if (c == TINY_SPAN_CLASS || spanclass_is_array(c))
+    n += tiny_borders_bytes(s->npages * PAGE_SIZE);
+  return n;
+}
+
+static void count_side_bytes(const struct mspan *s) {
+  side_bytes += side_bytes_of(s);
+  if (side_bytes > most_side_bytes)
+    store_relaxed(&most_side_bytes, side_bytes);
+}
+
+uint64_t mheap_table_bytes(void) {
+  uint64_t npages = (load_relaxed(&mheap.used) - mheap.arena) >> PAGE_SHIFT;
+  return npages * sizeof *mheap.pages + load_relaxed(&mheap.nspans) * sizeof *mheap.spans +
+         load_relaxed(&bits_used) * UINT64_C(16) + load_relaxed(&most_side_bytes);
+}
+
 static bool bits_alloc(struct mspan *s) {
   uint32_t i = bits_free[s->nwords];
   if (i != 0) {
@@ -104,7 +131,7 @@ static bool bits_alloc(struct mspan *s) {
     if (s->nwords > bits_half - bits_used)
       return false;
     i = bits_used;
-    bits_used += s->nwords;
+    store_relaxed(&bits_used, bits_used + s->nwords);
   }
   s->gcmarkBits = mheap.bits + i;
   s->allocBits = mheap.bits + bits_half + i;
@@ -198,6 +225,7 @@ struct mspan *mheap_alloc(size_t npages, spanclass_t spc, size_t elemsize) {
     s->state = SPAN_INUSE;
     set_pages(s);
     mheap.pages_inuse += npages;
+    count_side_bytes(s);
     if (base + npages * PAGE_SIZE > mheap.used)
       store_release(&mheap.used, base + npages * PAGE_SIZE);
   }
@@ -210,6 +238,7 @@ static void retire(struct mspan *s) {
   bits_release(s);
   forget_span(s);
   mheap.pages_inuse -= s->npages;
+  side_bytes -= side_bytes_of(s);
 }
 
 void mheap_free(struct mspan *s) {

@@ -70,6 +70,8 @@ uintptr_t findObject(uintptr_t p, struct mspan **span, size_t *index);
 struct mspan *mheap_alloc(size_t npages, spanclass_t spc, size_t elemsize);
 /* The opposite: no object is left in it. */
 void mheap_free(struct mspan *s);
+/* Bytes of the heap's tables, as far as they have been in use. Any time. */
+uint64_t mheap_table_bytes(void);
 /* Takes it out of use for good, keeping the pages inaccessible (efence). */
 void mheap_fault(struct mspan *s);
 
