@@ -14,10 +14,11 @@ struct packet {
   void *parts[];
 };
 
-/* Sizes that are too large for any address space, up to those that overflow when rounded. */
+/* Sizes that are too large for any machine, the first of which the heap has addresses for, up to
+ * those that overflow when rounded. */
 static const uint64_t too_much[] = {
-    UINT64_C(1) << 50, UINT64_C(1) << 62, UINT64_MAX / 2, UINT64_MAX - 4096,
-    UINT64_MAX - 15,   UINT64_MAX - 1,    UINT64_MAX,
+    UINT64_C(1) << 43, UINT64_C(1) << 50, UINT64_C(1) << 62, UINT64_MAX / 2,
+    UINT64_MAX - 4096, UINT64_MAX - 15,   UINT64_MAX - 1,    UINT64_MAX,
 };
 
 /* Compilers know that no object is that large; the sizes must not look constant. */

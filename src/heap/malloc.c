@@ -104,7 +104,7 @@ static uintptr_t alloc_tiny(size_t size, size_t align) {
 }
 
 static uintptr_t try_alloc(size_t size, size_t align, int kind, const gort_type *t) {
-  if (size > mheap.arena_end - mheap.arena)
+  if (size > mheap.largest)
     return 0;
   if (mheap.efence) /* pages of its own, never used again */
     return large_alloc(size, kind, t);
@@ -119,7 +119,7 @@ void *mallocgc(size_t size, size_t align, int kind, const gort_type *t) {
     return zerobase;
   torture_alloc();
   uintptr_t p = torture_fails() ? 0 : try_alloc(size, align, kind, t);
-  if (p == 0 && size <= mheap.arena_end - mheap.arena && upcalls.gc_for_memory())
+  if (p == 0 && size <= mheap.largest && upcalls.gc_for_memory())
     p = try_alloc(size, align, kind, t);
   upcalls.swept();
   if (p == 0)

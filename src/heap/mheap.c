@@ -55,6 +55,14 @@ static bool map_tables(size_t size) {
   return true;
 }
 
+/* The reservation may be larger than all memory there is, and pages that are not touched cost
+ * nothing; but each one of a span needs its entry in mheap.pages. As the kernel does with mmap,
+ * what can never be there is refused. */
+static size_t largest_object(size_t size) {
+  uint64_t total = os_memory_total();
+  return total < size ? (size_t)total : size;
+}
+
 static bool reserve(size_t size) {
   void *p = os_reserve(size, (size_t)4 << 20);
   if (p == NULL)
@@ -65,6 +73,7 @@ static bool reserve(size_t size) {
   }
   mheap.arena = mheap.used = (uintptr_t)p;
   mheap.arena_end = mheap.arena + size;
+  mheap.largest = largest_object(size);
   gort_ptrbits -= mheap.arena >> 6;
   return true;
 }

@@ -19,6 +19,7 @@ struct mheap {
   struct pageinfo *pages; /* one for each page of the reservation */
   struct mspan *spans;    /* all span structures; 0 is not used */
   uint64_t *bits;         /* where all allocBits and gcmarkBits lie */
+  size_t largest;         /* bytes; what is larger than that is refused */
 
   struct mutex lock;
   uintptr_t used;          /* end of what was ever in use; grows, under lock; atomic */

@@ -43,6 +43,8 @@ uintptr_t os_lowest_mapped(uintptr_t lo, uintptr_t hi);
 /* Bytes of address space that this process may still map: RLIMIT_AS less what is mapped;
  * UINT64_MAX without a limit. */
 uint64_t os_address_space_left(void);
+/* Bytes of memory that this machine has, swap space included. */
+uint64_t os_memory_total(void);
 /* The soft RLIMIT_STACK in bytes; UINT64_MAX without a limit. */
 uint64_t os_stack_limit(void);
 int os_num_cpu(void); /* processors that this process may run on */

@@ -6,6 +6,7 @@
 
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 /* Linux 6.13; older headers do not have it, older kernels answer EINVAL. */
@@ -134,6 +135,13 @@ uint64_t os_address_space_left(void) {
     return limit;
   uint64_t used = address_space_used();
   return limit > used ? limit - used : 0;
+}
+
+uint64_t os_memory_total(void) {
+  struct sysinfo s;
+  if (ERRNO_KEPT(sysinfo(&s)) != 0)
+    return UINT64_MAX;
+  return ((uint64_t)s.totalram + s.totalswap) * s.mem_unit;
 }
 
 uint64_t os_stack_limit(void) { return soft_limit(RLIMIT_STACK); }
