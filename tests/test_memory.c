@@ -161,8 +161,8 @@ static void test_alignment_of_large_sizes(void **state) {
 
 static void test_alignment_asked_for(void **state) {
   (void)state;
-  for (size_t align = 1; align <= (size_t)sysconf(_SC_PAGESIZE); align *= 2)
-    for (size_t size = 1; size <= 20000; size += size / 3 + 1)
+  for (size_t align = 1; align <= 8192; align *= 2)
+    for (size_t size = 0; size <= 20000; size += size / 3 + 1)
       for (int i = 0; i < 3; i++)
         assert_aligned(gort_alloc_aligned(size, align), align, size);
 }

@@ -13,8 +13,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Not const, so that it lies in data and not among strings that the linker may merge. */
-char zerobase[16] __attribute__((aligned(16)));
+/* Not const, so that it lies in data and not among strings that the linker may merge. At a multiple
+ * of every alignment that may be asked for. */
+char zerobase[16] __attribute__((aligned(PAGE_SIZE)));
 
 /* The smallest class of slots that hold `size` bytes at multiples of `align`; 0: none. */
 static unsigned class_for(size_t size, size_t align) {
