@@ -20,7 +20,13 @@ static const char library_source[] =
     "}\n"
     "int number(void) { return NUMBER; }\n";
 
-enum { SLOTS = 100, PLACES = 6, LIBRARIES = 20 };
+/* Its constructor starts a thread, and waits until it has begun. */
+static const char starter_source[] =
+    "int gort_thread_start(void (*)(void *), void *);\n"
+    "static void nothing(void *unused) { (void)unused; }\n"
+    "__attribute__((constructor)) static void begin(void) { gort_thread_start(nothing, 0); }\n";
+
+enum { SLOTS = 100, PLACES = 6, LIBRARIES = 20, STARTER = LIBRARIES };
 
 static char folder[] = "/tmp/gort_test_XXXXXX";
 static bool have_folder, have_libraries;
@@ -42,26 +48,30 @@ static bool run_compiler(const char *source, const char *output, int number) {
   return status == 0;
 }
 
-static bool build_libraries(void) {
+static bool build(const char *text, int from, int to) {
   char source[64], library[64];
-  have_folder = mkdtemp(folder) != NULL;
   snprintf(source, sizeof source, "%s/library.c", folder);
   FILE *f = fopen(source, "w");
   if (!f)
     return false;
-  fputs(library_source, f);
+  fputs(text, f);
   fclose(f);
   bool built = true;
-  for (int i = 0; i < LIBRARIES && built; i++) {
+  for (int i = from; i < to && built; i++) {
     file_name(library, sizeof library, i);
     built = run_compiler(source, library, i);
   }
   return built;
 }
 
+static bool build_libraries(void) {
+  have_folder = mkdtemp(folder) != NULL;
+  return build(library_source, 0, LIBRARIES) && build(starter_source, STARTER, STARTER + 1);
+}
+
 static void remove_libraries(void) {
   char name[64];
-  for (int i = 0; i < LIBRARIES; i++) {
+  for (int i = 0; i <= STARTER; i++) {
     file_name(name, sizeof name, i);
     unlink(name);
   }
@@ -218,6 +228,16 @@ static void test_a_child_of_fork_while_libraries_come_and_go(void **state) {
   stop_collecting();
 }
 
+/* The new thread must not need what the thread that loads the library holds. (It may still be in
+ * the library's code after that, which therefore stays.) */
+static void test_a_constructor_that_starts_a_thread(void **state) {
+  (void)state;
+  need_libraries();
+  alarm(60);
+  assert_non_null(load(STARTER));
+  alarm(0);
+}
+
 static void test_what_an_unloaded_library_held_dies(void **state) {
   (void)state;
   need_libraries();
@@ -248,6 +268,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_thread_local_variables_of_libraries),
       cmocka_unit_test(test_loading_and_unloading_all_the_time),
       cmocka_unit_test(test_a_child_of_fork_while_libraries_come_and_go),
+      cmocka_unit_test(test_a_constructor_that_starts_a_thread),
       cmocka_unit_test(test_what_an_unloaded_library_held_dies),
       cmocka_unit_test(test_static_data_of_libraries_is_ignored),
   };

@@ -16,6 +16,7 @@
 #include "heap/mheap.h"
 #include "heap/torture.h"
 #include "os/os.h"
+#include "os/tls.h"
 #include "sched/sched.h"
 #include "special/special.h"
 #include "type/type.h"
@@ -83,6 +84,7 @@ static void after_fork_in_child(void) {
 
 static void start(void) {
   runtime_started_at = nanotime();
+  os_tls_init();
   env_read();
   int procs = env.max_procs ? env.max_procs : os_num_cpu();
   start_torture();

@@ -3,7 +3,9 @@
  * How large the static storage is, only the dynamic linker knows: it leaves room for libraries
  * that are loaded later. Its answer is found by name, when the program runs, so that the library
  * needs no private symbol to be linked. Where there is no such name the sizes of all objects
- * make a bound. */
+ * make a bound. It is asked once: the question takes the linker's locks, which may be held by who
+ * waits for the thread that would ask (the constructor of a library that starts one), or, in a
+ * child of fork, by nobody who is there. */
 #define _GNU_SOURCE
 #include "os/tls.h"
 
@@ -71,9 +73,13 @@ static struct layout find_layout(void) {
   return l;
 }
 
-static void bounds(uintptr_t tcb, struct layout l, uintptr_t *lo, uintptr_t *hi) {
-  *lo = tcb - (DESCRIPTOR_IS_BEHIND ? l.variables : l.descriptor);
-  *hi = tcb + (DESCRIPTOR_IS_BEHIND ? l.descriptor : l.variables);
+static struct layout layout; /* constant after os_tls_init */
+
+void os_tls_init(void) { layout = find_layout(); }
+
+static void bounds(uintptr_t tcb, uintptr_t *lo, uintptr_t *hi) {
+  *lo = tcb - (DESCRIPTOR_IS_BEHIND ? layout.variables : layout.descriptor);
+  *hi = tcb + (DESCRIPTOR_IS_BEHIND ? layout.descriptor : layout.variables);
 }
 
 /* A bound that is too large may reach out of what is mapped. */
@@ -85,7 +91,7 @@ static uintptr_t highest_mapped(uintptr_t lo, uintptr_t hi) {
 }
 
 void os_static_tls(uintptr_t tcb, uintptr_t *lo, uintptr_t *hi) {
-  bounds(tcb, find_layout(), lo, hi);
+  bounds(tcb, lo, hi);
   uintptr_t mapped = os_lowest_mapped(*lo, tcb);
   *lo = mapped > *lo ? mapped : *lo;
   *hi = highest_mapped(tcb, *hi);

@@ -10,11 +10,14 @@
 
 #include "base/base.h"
 
+/* Asks the dynamic linker how the static storage is laid out; before any of the below. */
+void os_tls_init(void);
+
 /* The calling thread's thread pointer. */
 uintptr_t os_thread_pointer(void);
 
 /* The static storage and the control block (the values of pthread_setspecific included) of the
- * thread with this thread pointer. May read all loaded objects: not for a stopped world. */
+ * thread with this thread pointer. */
 void os_static_tls(uintptr_t tcb, uintptr_t *lo, uintptr_t *hi);
 
 /* The block of a module's variables, or 0 when the thread has none yet. The thread is stopped or
