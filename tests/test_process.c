@@ -1,6 +1,7 @@
 /* The process as a whole: gort_main, its end and what may follow, exit() at any time, fork. */
 #include "check.h"
 
+#include <link.h>
 #include <sys/syscall.h>
 
 /* --- gort_main ------------------------------------------------------------------------------ */
@@ -380,6 +381,57 @@ static void test_a_child_of_fork_makes_types(void **state) {
     expect_quiet(fork_while_types_are_made);
 }
 
+/* Somebody else walks the loaded objects at the fork, and so holds a lock of the dynamic linker's
+ * that nobody will release in the child. The child collects, asks for static data, and comes to the
+ * end of main. */
+static int take_time(struct dl_phdr_info *info, size_t size, void *unused) {
+  (void)info, (void)size, (void)unused;
+  for (int i = 0; i < 3; i++)
+    nap();
+  return 1;
+}
+
+static void *walk_the_objects(void *unused) {
+  (void)unused;
+  for (;;) {
+    dl_iterate_phdr(take_time, NULL);
+    nap();
+  }
+  return NULL;
+}
+
+static void live_without_the_loader(const struct link *inherited) {
+  live_in_child(inherited, 1000);
+  CHECK(gort_try_set_finalizer_fn(&given, do_nothing) == 0);
+  int local;
+  CHECK(gort_try_set_finalizer_fn(&local, do_nothing) != 0);
+  fork_once(inherited, 1000);
+}
+
+static void fork_beside_a_walker(void *unused) {
+  (void)unused;
+  pthread_t walker;
+  struct link *list = make_list(1000);
+  CHECK(pthread_create(&walker, NULL, walk_the_objects, NULL) == 0);
+  for (int i = 0; i < 10; i++) {
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0)
+      return live_without_the_loader(list);
+    int status;
+    while (waitpid(pid, &status, 0) < 0)
+      CHECK(errno == EINTR);
+    CHECK(status == 0);
+  }
+}
+CASE(fork_beside_walker) { gort_main(fork_beside_a_walker, NULL); }
+
+static void test_a_child_does_not_need_the_linkers_lock(void **state) {
+  (void)state;
+  if (!UNDER_ASAN) /* it needs that lock itself to start a thread */
+    expect_quiet(fork_beside_walker);
+}
+
 /* In the child of a child as well. */
 CASE(fork_in_fork) {
   gort_init();
@@ -513,6 +565,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_exit_at_any_time),
       cmocka_unit_test(test_a_child_of_fork_uses_the_heap),
       cmocka_unit_test(test_a_child_of_fork_makes_types),
+      cmocka_unit_test(test_a_child_does_not_need_the_linkers_lock),
       cmocka_unit_test(test_a_child_may_fork),
       cmocka_unit_test(test_a_child_is_not_dead_while_somebody_may_come),
       cmocka_unit_test(test_main_can_be_held_to_the_main_thread),

@@ -8,6 +8,7 @@
 #include "debug/verify.h"
 #include "gc/gc.h"
 #include "gc/mark.h"
+#include "gc/objects.h"
 #include "gc/roots.h"
 #include "gc/stop.h"
 #include "gc/threads.h"
@@ -44,13 +45,16 @@ static void start_torture(void) {
 /* While fork copies the memory no other thread is inside the runtime: so no lock of it is held,
  * and every structure is whole. In the child the caller's thread is the only one. Threads that are
  * not attached may make types; the locks that they take are held here. */
-static __thread bool attached_for_fork;
+static __thread struct {
+  bool attached; /* for the fork only */
+  struct objects *objects;
+} forking;
 
 static void before_fork(void) {
-  attached_for_fork = !attached();
-  if (attached_for_fork)
+  forking.attached = !attached();
+  if (forking.attached)
     thread_attach(false);
-  roots_before_fork();
+  forking.objects = objects_before_fork();
   stop_for_fork();
   types_lock();
   persistent_hold();
@@ -63,19 +67,20 @@ static void let_types_be_made(void) {
 
 static void run_on(void) {
   start_after_fork();
-  if (attached_for_fork)
+  if (forking.attached)
     thread_detach();
 }
 
 static void after_fork_in_parent(void) {
   let_types_be_made();
-  roots_after_fork();
+  objects_after_fork_in_parent(forking.objects);
   run_on();
 }
 
 static void after_fork_in_child(void) {
   let_types_be_made();
-  roots_after_fork_in_child();
+  objects_after_fork_in_child(forking.objects);
+  roots_after_fork();
   threads_after_fork();
   gc_after_fork();
   sched_after_fork();

@@ -8,21 +8,21 @@
  * One of them may have been stopped in the middle of a change; the linker's state says so, and
  * then the list does not count as valid either.
  *
- * A child of fork inherits the linker as it was: with its lock held for good if another thread held
- * it, and in the middle of a change if another was loading or unloading. So the child must not need
- * to ask. Who forks lists the objects before, keeps others from asking here meanwhile (`asking`),
- * and waits a while for a change to end. In the child that list is in force, less what was
- * unloaded since, for as long as the chain stays what it was at the fork. When it changes the
- * child has loaded something itself, for which it had to have the lock.
+ * A child of fork may never get an answer: glibc leaves the lock that guards the chain as it is in
+ * the child, and a thread that held it in the parent will not release it there; and what a thread
+ * was changing stays half changed. So who forks asks before, and the child believes that answer for
+ * as long as the chain is what it was when the child began. A change of it is the child's own
+ * doing: then the lock is free. Where the chain had changed between the answer and the fork, the
+ * child asks too; unless the linker was cut in the middle of that change, in which case the child
+ * believes what is still true of the answer: what was being loaded is of no use to it.
  *
  * Left out: a thread that is not attached does not stand still; if it unloads a library while the
- * collector scans that library's data, the collector faults. And a library that another thread
- * loads between the list and the fork is no root in the child. */
+ * collector scans that library's data, the collector faults. And a child hangs whose parent had a
+ * library loaded or unloaded just before the fork and some thread in dl_iterate_phdr during it. */
 #define _GNU_SOURCE
 #include "gc/objects.h"
 
-#include "base/kernel.h"
-#include "base/lock.h"
+#include "base/atomic.h"
 #include "base/m.h"
 #include "base/switch.h"
 #include "base/throw.h"
@@ -34,8 +34,6 @@
 
 /* A program that is linked statically has no such chain, and loads nothing. */
 extern struct r_debug _r_debug __attribute__((weak));
-
-static struct mutex asking; /* held while the linker is asked, and across a fork */
 
 static bool has_chain(void) { return &_r_debug != NULL && _r_debug.r_map != NULL; }
 
@@ -52,19 +50,47 @@ UNSANITIZED static uint64_t chain_fingerprint(void) {
   return h;
 }
 
-UNSANITIZED static bool chain_is_changing(void) {
-  return has_chain() && *(volatile int *)&_r_debug.r_state != RT_CONSISTENT;
+UNSANITIZED static int linker_state(void) {
+  return has_chain() ? *(volatile int *)&_r_debug.r_state : RT_CONSISTENT;
 }
 
-bool objects_unchanged(const struct roots *r) {
-  return !chain_is_changing() && chain_fingerprint() == r->chain;
+/* What the loader said before a fork, in a mapping of its own. */
+struct objects {
+  uint64_t chain;
+  int state; /* of the linker, in the child */
+  size_t bytes, n;
+  struct dl_phdr_info info[];
+};
+
+/* In a child of fork, until the chain changes: the parent's answer, to be believed. Set by the
+ * child's only thread, cleared with the world stopped, never freed; atomic. */
+static struct objects *inherited;
+
+static bool chain_is_changing(void) {
+  const struct objects *o = load_relaxed(&inherited);
+  int state = linker_state();
+  return state != RT_CONSISTENT && (o == NULL || state != o->state);
+}
+
+static bool chain_is(uint64_t chain) {
+  if (chain_fingerprint() == chain)
+    return true;
+  store_release(&inherited, NULL);
+  return false;
+}
+
+bool objects_unchanged(const struct roots *r) { return chain_is(r->chain) && !chain_is_changing(); }
+
+static void *map(size_t bytes) {
+  void *p = os_map(bytes, os_page_size());
+  if (p == NULL)
+    throw("out of memory: cannot map %zu bytes for a list of loaded objects", bytes);
+  return p;
 }
 
 static struct roots *new_list(size_t bytes) {
   bytes = ALIGN_UP(bytes, os_page_size());
-  struct roots *r = os_map(bytes, os_page_size());
-  if (r == NULL)
-    throw("out of memory: cannot map %zu bytes for a list of loaded objects", bytes);
+  struct roots *r = map(bytes);
   r->bytes = bytes;
   return r;
 }
@@ -88,8 +114,7 @@ static void add_segment(struct roots **r, struct segment s) {
 
 static struct segment segment_of(const struct dl_phdr_info *info, const ElfW(Phdr) * ph) {
   uintptr_t lo = info->dlpi_addr + ph->p_vaddr;
-  size_t module = ph->p_type == PT_TLS ? info->dlpi_tls_modid : 0;
-  return (struct segment){lo, lo + ph->p_memsz, module, info->dlpi_addr};
+  return (struct segment){lo, lo + ph->p_memsz, ph->p_type == PT_TLS ? info->dlpi_tls_modid : 0};
 }
 
 /* The data of a sanitizer's runtime, 50 MB of it, holds no pointers of the program's. */
@@ -102,11 +127,12 @@ static bool is_sanitizer(const char *path) {
   return false;
 }
 
-/* Called for each object with the loader's lock held. The chain is that of all calls. */
+/* Called for each object with the loader's lock held, unless the answer is inherited. The chain is
+ * that of all calls. */
 static int list_object(struct dl_phdr_info *info, size_t size, void *arg) {
   (void)size;
   struct roots **r = arg;
-  if ((*r)->n == 0)
+  if ((*r)->chain == 0)
     (*r)->chain = chain_fingerprint();
   if (is_sanitizer(info->dlpi_name))
     return 0;
@@ -144,7 +170,7 @@ static int look_in_object(struct dl_phdr_info *info, size_t size, void *arg) {
 
 /* Who holds the loader's lock may be stopped, so the wait for it must not hold up who stops. */
 struct enquiry {
-  each_object *each;
+  objects_fn *fn;
   void *arg;
 };
 
@@ -152,78 +178,127 @@ static void ask_blocked(uintptr_t sp, void *arg) {
   struct enquiry *e = arg;
   struct m *m = acquirem();
   enterblocked(m, sp);
-  lock_raw(&asking);
-  dl_iterate_phdr(e->each, e->arg);
-  unlock_raw(&asking);
+  dl_iterate_phdr(e->fn, e->arg);
   leaveblocked(m);
   releasem(m);
 }
 
-void objects_each(each_object *each, void *arg) {
-  struct enquiry e = {each, arg};
+static void ask_loader(objects_fn *fn, void *arg) {
+  struct enquiry e = {fn, arg};
   spill_and_call(ask_blocked, &e);
+}
+
+static void ask_parent(const struct objects *o, objects_fn *fn, void *arg) {
+  for (size_t i = 0; i < o->n; i++) {
+    struct dl_phdr_info info = o->info[i];
+    if (fn(&info, sizeof info, arg) != 0)
+      return;
+  }
+}
+
+void objects_each(objects_fn *fn, void *arg) {
+  const struct objects *o = load_acquire(&inherited);
+  if (o != NULL)
+    ask_parent(o, fn, arg);
+  else
+    ask_loader(fn, arg);
 }
 
 struct roots *objects_list(void) {
   struct roots *r = new_list(1);
-  objects_each(list_object, &r);
+  const struct objects *o = load_acquire(&inherited);
+  if (o != NULL) {
+    r->chain = o->chain;
+    ask_parent(o, list_object, &r);
+  } else {
+    ask_loader(list_object, &r);
+  }
   return r;
+}
+
+/* Only with the world stopped it can be seen whether the inherited answer still holds. */
+static void check_inherited(void) {
+  const struct objects *o = load_acquire(&inherited);
+  if (o == NULL)
+    return;
+  stoptheworld("loaded objects");
+  (void)chain_is(o->chain);
+  starttheworld();
 }
 
 bool objects_have(uintptr_t p) {
   struct question q = {.p = p};
+  check_inherited();
   objects_each(look_in_object, &q);
   return q.answer;
 }
 
-/* Fork. */
+/* Around fork. */
 
-static void keep_others_from_asking(uintptr_t sp, void *arg) {
-  (void)arg;
-  struct m *m = acquirem();
-  enterblocked(m, sp);
-  lock_raw(&asking);
-  leaveblocked(m);
-  releasem(m);
+static struct objects *new_objects(size_t bytes) {
+  bytes = ALIGN_UP(bytes, os_page_size());
+  struct objects *o = map(bytes);
+  o->bytes = bytes;
+  return o;
 }
 
-struct roots *objects_before_fork(void) {
-  enum { TRIES = 100, PAUSE_NS = 100000 };
-  struct roots *r = objects_list();
-  spill_and_call(keep_others_from_asking, NULL);
-  for (int i = 0; i < TRIES && chain_is_changing(); i++)
-    os_sleep(PAUSE_NS);
-  return r;
+static struct objects *more_objects(struct objects *o) {
+  struct objects *l = new_objects(2 * o->bytes);
+  l->chain = o->chain;
+  l->n = o->n;
+  memcpy(l->info, o->info, o->n * sizeof o->info[0]);
+  os_unmap(o, o->bytes);
+  return l;
 }
 
-void objects_after_fork(struct roots *r) {
-  unlock_raw(&asking);
-  objects_free(r);
+static int keep_object(struct dl_phdr_info *info, size_t size, void *arg) {
+  struct objects **o = arg;
+  if ((*o)->chain == 0)
+    (*o)->chain = chain_fingerprint();
+  if (sizeof(struct objects) + ((*o)->n + 1) * sizeof *info > (*o)->bytes)
+    *o = more_objects(*o);
+  memcpy(&(*o)->info[(*o)->n++], info, size < sizeof *info ? size : sizeof *info);
+  return 0;
 }
 
-UNSANITIZED static bool in_chain(uintptr_t object) {
-  const struct link_map *l = has_chain() ? _r_debug.r_map : NULL;
-  while (l != NULL && l->l_addr != object)
-    l = l->l_next;
-  return l != NULL || !has_chain();
-}
-
-/* An object that was being unloaded may be in the chain and not in memory; one that was being
- * loaded, perhaps to the same place, may be in memory, in part, and not in the chain. */
-static void leave_out_gone(struct roots *r) {
-  size_t n = r->n;
-  r->n = 0;
-  for (size_t i = 0; i < n; i++) {
-    struct segment s = r->segment[i];
-    if (in_chain(s.object) && os_is_mapped(s.lo, s.hi))
-      r->segment[r->n++] = s;
+struct objects *objects_before_fork(void) {
+  struct objects *o = new_objects(1);
+  const struct objects *from = load_acquire(&inherited);
+  if (from != NULL) {
+    o->chain = from->chain;
+    ask_parent(from, keep_object, &o);
+  } else {
+    ask_loader(keep_object, &o);
   }
+  return o;
 }
 
-void objects_after_fork_in_child(struct roots *r) {
-  asking = (struct mutex){0};
-  if (chain_is_changing())
-    _r_debug.r_state = RT_CONSISTENT;
-  leave_out_gone(r);
-  r->chain = chain_fingerprint();
+void objects_after_fork_in_parent(struct objects *o) { os_unmap(o, o->bytes); }
+
+/* One that is being loaded enters the chain when all of it is mapped; one that is being unloaded
+ * leaves it after it was unmapped. */
+UNSANITIZED static bool is_whole(const struct dl_phdr_info *info) {
+  uintptr_t phdr = (uintptr_t)info->dlpi_phdr;
+  for (const struct link_map *l = _r_debug.r_map; l != NULL; l = l->l_next)
+    if (l->l_addr == info->dlpi_addr && l->l_name == info->dlpi_name)
+      return os_is_mapped(phdr, phdr + info->dlpi_phnum * sizeof(ElfW(Phdr)));
+  return false;
+}
+
+static void drop_what_is_gone(struct objects *o) {
+  size_t n = 0;
+  for (size_t i = 0; i < o->n; i++)
+    if (is_whole(&o->info[i]))
+      o->info[n++] = o->info[i];
+  o->n = n;
+}
+
+void objects_after_fork_in_child(struct objects *o) {
+  uint64_t chain = chain_fingerprint();
+  o->state = linker_state();
+  bool cut = o->state != RT_CONSISTENT;
+  if (cut)
+    drop_what_is_gone(o);
+  inherited = cut || o->chain == chain ? o : NULL;
+  o->chain = chain;
 }

@@ -10,7 +10,6 @@
 struct segment {
   uintptr_t lo, hi;
   size_t tls_module;
-  uintptr_t object; /* where the object is loaded */
 };
 
 /* A list, in a mapping of its own. Its maker's alone. */
@@ -27,19 +26,20 @@ struct roots *objects_list(void);
 bool objects_unchanged(const struct roots *r);
 void objects_free(struct roots *r);
 
-/* Calls each(info, size, arg) for every loaded object until it returns other than 0; see
- * dl_iterate_phdr(3). World running, as above. */
-struct dl_phdr_info;
-typedef int each_object(struct dl_phdr_info *info, size_t size, void *arg);
-void objects_each(each_object *each, void *arg);
-
-/* Around fork, on its thread, world running: the list for the child. In the parent it is freed, in
- * the child, where there is no other thread, it becomes valid. */
-struct roots *objects_before_fork(void);
-void objects_after_fork(struct roots *r);
-void objects_after_fork_in_child(struct roots *r);
-
 /* Whether p is in data, bss or read-only data of any object. World running, as above. */
 bool objects_have(uintptr_t p);
+
+/* As dl_iterate_phdr, but does not hold up the collector, nor a child of fork for ever. fn calls
+ * nothing of the runtime. World running. */
+struct dl_phdr_info;
+typedef int objects_fn(struct dl_phdr_info *info, size_t size, void *arg);
+void objects_each(objects_fn *fn, void *arg);
+
+/* Before fork, the world running: what is loaded, for a child that may not be able to ask. Then in
+ * the parent, or in the child while its only thread is inside stop_for_fork. */
+struct objects;
+struct objects *objects_before_fork(void);
+void objects_after_fork_in_parent(struct objects *o);
+void objects_after_fork_in_child(struct objects *o);
 
 #endif

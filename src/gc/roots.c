@@ -99,9 +99,7 @@ static void scan_root_objects(scan_fn *scan) {
   scan_range((uintptr_t)s->table, (uintptr_t)(s->table + s->size), scan);
 }
 
-struct roots *roots_prepare(void) {
-  return objects_list();
-}
+struct roots *roots_prepare(void) { return objects_list(); }
 
 void roots_install(struct roots *r) {
   if (loaded != NULL)
@@ -111,21 +109,10 @@ void roots_install(struct roots *r) {
 
 bool roots_valid(void) { return loaded != NULL && objects_unchanged(loaded); }
 
-static struct roots *for_child; /* of the fork that goes on: one at a time is between the two */
-
-void roots_before_fork(void) {
-  struct roots *r = objects_before_fork();
-  for_child = r;
-}
-
 void roots_after_fork(void) {
-  struct roots *r = for_child;
-  objects_after_fork(r);
-}
-
-void roots_after_fork_in_child(void) {
-  objects_after_fork_in_child(for_child);
-  roots_install(for_child);
+  if (loaded != NULL)
+    objects_free(loaded);
+  loaded = NULL;
 }
 
 void roots_scan(void (*scan)(uintptr_t lo, uintptr_t hi)) {

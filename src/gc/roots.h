@@ -16,10 +16,8 @@ void roots_install(struct roots *r);
 /* With the world stopped: whether the list in force is of what is loaded now. */
 bool roots_valid(void);
 
-/* Around fork, on its thread, world running; in the child instead of the second one, the third. */
-void roots_before_fork(void);
+/* In a child of fork: no list is in force, for a library may have been half gone. */
 void roots_after_fork(void);
-void roots_after_fork_in_child(void);
 
 /* Calls scan(lo, hi) for all root ranges: data and bss, added ranges, root objects, each thread's
  * stacks, registers, thread-local storage, goroutines (upcalls.scan_goroutines), queues
