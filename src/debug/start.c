@@ -42,6 +42,18 @@ static void start_torture(void) {
 #endif
 }
 
+/* Handlers that belong to an object are forgotten when exit() comes to its destructors: a fork that
+ * another thread is in the middle of then would find none, and its child a stopped world. Without
+ * an object they stay. */
+extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
+                             void *object) __attribute__((weak));
+
+static int handle_forks(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {
+  if (&__register_atfork != NULL)
+    return __register_atfork(prepare, parent, child, NULL);
+  return pthread_atfork(prepare, parent, child);
+}
+
 /* While fork copies the memory no other thread is inside the runtime: so no lock of it is held,
  * and every structure is whole. In the child the caller's thread is the only one. Threads that are
  * not attached may make types; the locks that they take are held here. */
@@ -107,7 +119,9 @@ static void start(void) {
   schedtrace_init(env.schedtrace);
   trace_init();
   verify_init();
-  pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+  int err = handle_forks(before_fork, after_fork_in_parent, after_fork_in_child);
+  if (err != 0)
+    throw("cannot handle forks: error %d", err);
 }
 
 void gort_runtime_start(void) {
