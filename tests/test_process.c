@@ -432,6 +432,48 @@ static void test_a_child_does_not_need_the_linkers_lock(void **state) {
     expect_quiet(fork_beside_walker);
 }
 
+/* Several at the same time, each between gort_block_enter and _exit. */
+static atomic_int forkers;
+
+static void fork_blocked(void *unused) {
+  (void)unused;
+  struct link *list = make_list(100);
+  for (int i = 0; i < FORKS; i++) {
+    gort_block_enter();
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+      gort_block_exit();
+      live_in_child(list, 100);
+      _exit(0);
+    }
+    int status;
+    while (waitpid(pid, &status, 0) < 0)
+      CHECK(errno == EINTR);
+    CHECK(status == 0);
+    gort_block_exit();
+    check_list(list, 100);
+  }
+  atomic_fetch_sub(&forkers, 1);
+}
+
+CASE(fork_while_blocked) {
+  gort_init();
+  atomic_store(&forkers, 4);
+  for (int i = 0; i < 2; i++) {
+    gort_go(fork_blocked, NULL);
+    CHECK(gort_thread_start(fork_blocked, NULL) == 0);
+  }
+  start_collecting();
+  WAIT_UNTIL(atomic_load(&forkers) == 0);
+}
+
+static void test_fork_while_blocked(void **state) {
+  (void)state;
+  if (!UNDER_ASAN)
+    expect_quiet(fork_while_blocked);
+}
+
 /* In the child of a child as well. */
 CASE(fork_in_fork) {
   gort_init();
@@ -566,6 +608,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_a_child_of_fork_uses_the_heap),
       cmocka_unit_test(test_a_child_of_fork_makes_types),
       cmocka_unit_test(test_a_child_does_not_need_the_linkers_lock),
+      cmocka_unit_test(test_fork_while_blocked),
       cmocka_unit_test(test_a_child_may_fork),
       cmocka_unit_test(test_a_child_is_not_dead_while_somebody_may_come),
       cmocka_unit_test(test_main_can_be_held_to_the_main_thread),
