@@ -170,15 +170,25 @@ void fing_init(void) {
   upcalls.on_fing = on_fing;
 }
 
-/* Of a fing that ran on another thread nothing is left but its work. The finalizer that it was in
- * counts as run. */
-void fing_after_fork(void) {
-  if (fing == NULL || fing == getg())
-    return;
+/* For whoever starts the first thread in the child. */
+static void make_fing_ready(void) {
+  fing = new_g(runfinq, NULL, 0, true, add_relaxed(&sched.goidgen, 1));
+  lock_raw(&sched.lock);
+  globrunqput(fing);
+  unlock_raw(&sched.lock);
+}
+
+static bool fing_is_gone(void) {
   uint32_t status = load_relaxed(&fing->status);
-  if (status != Grunning && status != Gsyscall)
+  return fing != getg() && (status == Grunning || status == Gsyscall);
+}
+
+/* Of a fing that ran on another thread nothing is left but its work; the finalizer that it was in
+ * counts as run. And who was to make the first may not have come to it. */
+void fing_after_fork(void) {
+  if (fing == NULL ? !fingcreate : !fing_is_gone())
     return;
   if (finstats.running_since != 0)
     finish_last_entry();
-  start();
+  make_fing_ready();
 }
