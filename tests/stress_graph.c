@@ -13,9 +13,10 @@
  * see: SET, then RAN, once. Whoever comes to a node that has RAN has found a finalizer that ran
  * too early; a node that is not what it was when its finalizer runs was freed too early.
  *
- * Quiet when all is well; else it says what was wrong and the seed, and aborts. */
+ * Quiet when all is well; else it says what was wrong and the seed, and aborts; also when it hangs.
+ */
 #define _GNU_SOURCE 1
-#include <gort.h>
+#include "watchdog.h"
 
 #include <pthread.h>
 #include <stdarg.h>
@@ -29,9 +30,9 @@
 /* --- Options and failures ------------------------------------------------------------------- */
 
 static struct {
-  long seconds, threads, goroutines, verbose;
+  long seconds, patience, threads, goroutines, verbose;
   unsigned long long seed;
-} option = {5, 4, 8, 0, 0};
+} option = {5, 60, 4, 8, 0, 0};
 
 static void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 static void die(const char *format, ...) {
@@ -605,6 +606,8 @@ int main(int argc, char **argv) {
     long long value = argument(argc, argv, i);
     if (strcmp(argv[i], "--seconds") == 0)
       option.seconds = value;
+    else if (strcmp(argv[i], "--patience") == 0)
+      option.patience = value;
     else if (strcmp(argv[i], "--seed") == 0)
       option.seed = (unsigned long long)value;
     else if (strcmp(argv[i], "--threads") == 0)
@@ -616,6 +619,7 @@ int main(int argc, char **argv) {
     i++;
   }
   fates = calloc(MAX_IDS, 1);
+  start_watchdog(option.patience, option.seed);
   gort_init();
   node_pointer = gort_type_ptr(gort_type_scalar("node", 8, 8));
   node_function = gort_type_func(&node_pointer, 1, NULL, 0, false);

@@ -3,9 +3,9 @@
  *
  * Each of these keeps a list of its own, which it builds, checks and drops; what was freed too
  * early, or was forgotten by a stop, a switch or a fork, shows in its numbers. Quiet when all is
- * well; else it says what was wrong and the seed, and aborts. */
+ * well; else it says what was wrong and the seed, and aborts; also when it hangs. */
 #define _GNU_SOURCE 1
-#include <gort.h>
+#include "watchdog.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -33,9 +33,9 @@ enum { MAY_FORK = 1 };
 #endif
 
 static struct {
-  long seconds;
+  long seconds, patience;
   unsigned long long seed;
-} option = {5, 0};
+} option = {5, 60, 0};
 
 static void die(const char *what) __attribute__((noreturn));
 static void die(const char *what) {
@@ -225,15 +225,15 @@ static void fork_child(const struct link *list) {
   if (pid < 0)
     die("fork");
   if (pid == 0) {
-    alarm(120); /* itimers are not inherited, and a child that hangs is to be noticed */
-    signal(SIGALRM, SIG_DFL);
     live_in_child(list);
     _exit(0);
   }
   int status;
+  atomic_store(&watchdog.child, pid);
   while (waitpid(pid, &status, 0) < 0)
     if (errno != EINTR)
       die("waitpid");
+  atomic_store(&watchdog.child, 0);
   if (status != 0)
     die("a child of fork failed");
 }
@@ -310,11 +310,14 @@ int main(int argc, char **argv) {
   for (int i = 1; i + 1 < argc; i += 2) {
     if (strcmp(argv[i], "--seconds") == 0)
       option.seconds = atol(argv[i + 1]);
+    else if (strcmp(argv[i], "--patience") == 0)
+      option.patience = atol(argv[i + 1]);
     else if (strcmp(argv[i], "--seed") == 0)
       option.seed = strtoull(argv[i + 1], NULL, 0);
     else
       return fprintf(stderr, "%s: unknown option %s\n", argv[0], argv[i]), 2;
   }
+  start_watchdog(option.patience, option.seed);
   gort_init();
   run();
   check_finalizers();
