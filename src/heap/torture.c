@@ -25,6 +25,9 @@ void torture_alloc(void) {
     upcalls.gc_for_memory();
 }
 
-bool torture_fails(void) { return next_below(MEAN_BETWEEN_FAILURES) == 0 && getm()->locks == 0; }
+/* Where a collection can mend it. */
+bool torture_fails(void) {
+  return next_below(MEAN_BETWEEN_FAILURES) == 0 && getm()->locks == 0 && !mheap.sbrk;
+}
 
 #endif
