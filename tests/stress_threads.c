@@ -218,24 +218,31 @@ static void live_in_child(const struct link *inherited) {
   }
   gort_gc();
   check(inherited, 300);
+  if (below(&rng, 2))
+    gort_sleep(below(&rng, 300000));
+  if (below(&rng, 2))
+    gort_go(storm, (void *)(uintptr_t)2);
+  if (below(&rng, 2) && !gort_drain(-1))
+    die("draining in a child failed");
+}
+
+static void await_child(pid_t pid) {
+  int status;
+  while (waitpid(pid, &status, 0) < 0)
+    if (errno != EINTR)
+      die("waitpid");
+  if (status != 0)
+    die("a child of fork failed");
 }
 
 static void fork_child(const struct link *list) {
   pid_t pid = fork();
   if (pid < 0)
     die("fork");
-  if (pid == 0) {
-    live_in_child(list);
-    _exit(0);
-  }
-  int status;
-  atomic_store(&watchdog.child, pid);
-  while (waitpid(pid, &status, 0) < 0)
-    if (errno != EINTR)
-      die("waitpid");
-  atomic_store(&watchdog.child, 0);
-  if (status != 0)
-    die("a child of fork failed");
+  if (pid != 0)
+    return await_child(pid);
+  live_in_child(list);
+  _exit(0);
 }
 
 static void fork_often(void *unused) {
@@ -245,6 +252,22 @@ static void fork_often(void *unused) {
     gort_sleep(2000000);
   }
   atomic_fetch_sub(&at_work, 1);
+}
+
+static void *fork_unattached(void *unused) {
+  while (!time_is_up()) {
+    pid_t pid = fork();
+    if (pid < 0)
+      die("fork");
+    if (pid == 0) {
+      gort_thread_attach();
+      live_in_child(build(300));
+      _exit(0);
+    }
+    await_child(pid);
+    usleep(2000);
+  }
+  return unused;
 }
 
 /* --- Signals, and collections --------------------------------------------------------------- */
@@ -275,23 +298,26 @@ static void collect(void *unused) {
 /* --- The whole ------------------------------------------------------------------------------ */
 
 static void run(void) {
-  static void (*const on_goroutine[])(void *) = {start_storms, give_lists_away};
+  static void (*const on_goroutine[])(void *) = {start_storms, give_lists_away, fork_often};
   static void (*const on_thread[])(void *) = {give_lists_away, collect, fork_often};
-  const size_t threads = MAY_FORK ? 3 : 2;
-  pthread_t starter;
+  static void *(*const on_program_thread[])(void *) = {start_short_threads, fork_unattached};
+  const size_t n[] = {2 + MAY_FORK, 2 + MAY_FORK, 1 + MAY_FORK};
+  pthread_t thread[2];
   deadline = now_ns() + option.seconds * 1000000000;
-  atomic_store(&at_work, 2 + (int)threads);
+  atomic_store(&at_work, (long)(n[0] + n[1]));
   set_timer(700);
-  for (size_t i = 0; i < 2; i++)
+  for (size_t i = 0; i < n[0]; i++)
     gort_go(on_goroutine[i], NULL);
-  for (size_t i = 0; i < threads; i++)
+  for (size_t i = 0; i < n[1]; i++)
     if (gort_thread_start(on_thread[i], NULL) != 0)
       die("gort_thread_start");
-  if (pthread_create(&starter, NULL, start_short_threads, NULL) != 0)
-    die("pthread_create");
+  for (size_t i = 0; i < n[2]; i++)
+    if (pthread_create(&thread[i], NULL, on_program_thread[i], NULL) != 0)
+      die("pthread_create");
   while (atomic_load(&at_work) > 0)
     usleep(1000);
-  pthread_join(starter, NULL);
+  for (size_t i = 0; i < n[2]; i++)
+    pthread_join(thread[i], NULL);
   set_timer(0);
 }
 

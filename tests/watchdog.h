@@ -15,7 +15,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +24,6 @@
 static struct {
   long seconds;            /* how long the run may take */
   unsigned long long seed; /* which replays it */
-  atomic_int child;        /* a child of fork that is waited for, or 0 */
 } watchdog;
 
 static void say_where(int sig) {
@@ -35,18 +33,36 @@ static void say_where(int sig) {
   backtrace_symbols_fd(pc, backtrace(pc, 64), STDERR_FILENO);
 }
 
-/* The first lines of a file that the kernel makes, in one. */
-static void print_about(const char *task, const char *name) {
-  char path[128], text[400];
+/* The beginning of a file that the kernel makes. */
+static void read_about(const char *task, const char *name, char *text, size_t size) {
+  char path[128];
   snprintf(path, sizeof path, "%s/%s", task, name);
   int fd = open(path, O_RDONLY | O_CLOEXEC);
-  ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+  ssize_t n = fd >= 0 ? read(fd, text, size - 1) : -1;
   if (fd >= 0)
     close(fd);
   text[n > 0 ? n : 0] = 0;
+}
+
+/* In one line. */
+static void print_about(const char *task, const char *name) {
+  char text[400];
+  read_about(task, name, text, sizeof text);
   for (char *c = text; (c = strchr(c, '\n'));)
     *c = ' ';
   dprintf(STDERR_FILENO, "  %s: %s\n", name, text);
+}
+
+static void ask_threads(int pid);
+
+/* They are not left behind: whoever reads our output waits for them. */
+static void ask_and_end_children(const char *task) {
+  char text[400], *at = text, *end;
+  read_about(task, "children", text, sizeof text);
+  for (int child; (child = (int)strtol(at, &end, 10)) != 0; at = end) {
+    ask_threads(child);
+    kill(child, SIGKILL);
+  }
 }
 
 static void ask_thread(int pid, int tid) {
@@ -58,6 +74,7 @@ static void ask_thread(int pid, int tid) {
     print_about(task, files[i]);
   if (tid != syscall(SYS_gettid) && syscall(SYS_tgkill, pid, tid, SIGSYS) == 0)
     usleep(200000);
+  ask_and_end_children(task);
 }
 
 /* As the kernel gives it: opendir would call malloc. */
@@ -94,16 +111,11 @@ static void *watch(void *unused) {
   pthread_t printer;
   for (unsigned left = (unsigned)watchdog.seconds; left > 0;)
     left = sleep(left);
-  int child = atomic_load(&watchdog.child);
   dprintf(STDERR_FILENO, "no end after %ld seconds; replay with --seed %llu\n", watchdog.seconds,
           watchdog.seed);
   ask_threads(getpid());
-  if (child != 0)
-    ask_threads(child);
   if (pthread_create(&printer, NULL, print_goroutines, NULL) == 0)
     sleep(3);
-  if (child != 0)
-    kill(child, SIGKILL);
   abort();
 }
 
