@@ -311,24 +311,6 @@ CASE(fork_from_thread) {
   busy_background();
   fork_often(NULL);
 }
-
-static void give_way_in_child(void *unused) {
-  (void)unused;
-  gort_lock_thread();
-  pid_t pid = fork();
-  CHECK(pid >= 0);
-  for (int i = 0; i < 5; i++) {
-    gort_yield();
-    gort_sleep(100000);
-  }
-  if (pid == 0)
-    _exit(0);
-  int status;
-  while (waitpid(pid, &status, 0) < 0)
-    CHECK(errno == EINTR);
-  CHECK(status == 0);
-}
-CASE(fork_from_locked_main) { gort_main(give_way_in_child, NULL); }
 CASE(fork_from_main_goroutine) { gort_main(fork_often, NULL); }
 
 static void fork_while_busy(void *unused) {
@@ -341,7 +323,6 @@ static void test_a_child_of_fork_uses_the_heap(void **state) {
   (void)state;
   expect_quiet(fork_from_thread);
   expect_quiet(fork_from_main_goroutine);
-  expect_quiet(fork_from_locked_main);
   if (!UNDER_ASAN) /* its own allocator may be locked in the child */
     expect_quiet(fork_from_busy_goroutine);
 }
@@ -472,6 +453,41 @@ static void test_fork_while_blocked(void **state) {
   (void)state;
   if (!UNDER_ASAN)
     expect_quiet(fork_while_blocked);
+}
+
+/* A goroutine that is tied to its thread lives on in the child, and needs others to be woken. */
+static void fork_locked(void *unused) {
+  (void)unused;
+  gort_lock_thread();
+  gort_sleep(1000000); /* on a thread of its own by now */
+  pid_t pid = fork();
+  CHECK(pid >= 0);
+  for (int i = 0; i < 3; i++) {
+    gort_sleep(1000000);
+    gort_yield();
+  }
+  if (pid == 0)
+    _exit(0);
+  int status;
+  while (waitpid(pid, &status, 0) < 0)
+    CHECK(errno == EINTR);
+  CHECK(status == 0);
+  atomic_fetch_sub(&forkers, 1);
+}
+
+static void fork_locked_twice(void *unused) {
+  atomic_store(&forkers, 2);
+  gort_go(fork_locked, NULL);
+  fork_locked(unused);
+  while (atomic_load(&forkers) != 0)
+    gort_sleep(1000000);
+}
+CASE(fork_from_locked_goroutine) { gort_main(fork_locked_twice, NULL); }
+
+static void test_a_locked_goroutine_forks(void **state) {
+  (void)state;
+  if (!UNDER_ASAN)
+    expect_quiet(fork_from_locked_goroutine);
 }
 
 /* In the child of a child as well. */
@@ -609,6 +625,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_a_child_of_fork_makes_types),
       cmocka_unit_test(test_a_child_does_not_need_the_linkers_lock),
       cmocka_unit_test(test_fork_while_blocked),
+      cmocka_unit_test(test_a_locked_goroutine_forks),
       cmocka_unit_test(test_a_child_may_fork),
       cmocka_unit_test(test_a_child_is_not_dead_while_somebody_may_come),
       cmocka_unit_test(test_main_can_be_held_to_the_main_thread),

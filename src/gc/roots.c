@@ -99,7 +99,9 @@ static void scan_root_objects(scan_fn *scan) {
   scan_range((uintptr_t)s->table, (uintptr_t)(s->table + s->size), scan);
 }
 
-struct roots *roots_prepare(void) { return objects_list(); }
+struct roots *roots_prepare(void) {
+  return objects_list();
+}
 
 void roots_install(struct roots *r) {
   if (loaded != NULL)
