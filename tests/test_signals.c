@@ -353,6 +353,51 @@ static void test_a_programs_own_signals(void **state) {
   assert_int_equal(sigaction(SIGALRM, &before, NULL), 0);
 }
 
+/* --- Signals on goroutines ------------------------------------------------------------------ */
+
+static atomic_int raised;
+
+static void note_raised(int sig) {
+  (void)sig;
+  atomic_fetch_add(&raised, 1);
+}
+
+/* Two that wait for each other are on two threads, one of them the runtime's own. */
+static void raise_on_goroutine(void *unused) {
+  (void)unused;
+  gort_sleep(1000000);
+  CHECK(raise(SIGUSR1) == 0); /* handled before it returns */
+  CHECK(atomic_load(&raised) > 0);
+  sigset_t blocked;
+  CHECK(pthread_sigmask(SIG_BLOCK, NULL, &blocked) == 0);
+  CHECK(sigismember(&blocked, SIGTERM) == 0 && sigismember(&blocked, SIGINT) == 0);
+  CHECK(sigismember(&blocked, SIGUSR2) == 1);
+  atomic_fetch_sub(&at_work, 1);
+}
+
+static void raise_among_goroutines(void *unused) {
+  (void)unused;
+  sigset_t usr2;
+  sigemptyset(&usr2);
+  sigaddset(&usr2, SIGUSR2);
+  CHECK(pthread_sigmask(SIG_BLOCK, &usr2, NULL) == 0); /* the threads to come block it, too */
+  struct sigaction a = {.sa_handler = note_raised, .sa_flags = SA_RESTART};
+  CHECK(sigaction(SIGUSR1, &a, NULL) == 0);
+  atomic_store(&at_work, 20);
+  for (int i = 0; i < 20; i++)
+    gort_go(raise_on_goroutine, NULL);
+  while (atomic_load(&at_work) > 0)
+    gort_sleep(1000000);
+  CHECK(system("kill -TERM $$") == SIGTERM);
+}
+
+CASE(raise_on_goroutines) { gort_main(raise_among_goroutines, NULL); }
+
+static void test_signals_on_goroutines(void **state) {
+  (void)state;
+  expect_quiet(raise_on_goroutines);
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_errno_is_untouched_by_a_stop),
@@ -365,6 +410,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_a_thread_that_blocks_the_signal_is_named),
       cmocka_unit_test(test_alternate_signal_stacks),
       cmocka_unit_test(test_a_programs_own_signals),
+      cmocka_unit_test(test_signals_on_goroutines),
   };
   CHECK_MAIN(argc, argv, tests, gort_init());
 }

@@ -201,9 +201,18 @@ static void m_end(struct m *m) {
   thread_detach();
 }
 
+/* A goroutine's code finds the signals of the program, as on a thread that the program's main
+ * thread has started: it may raise one, or start a program, which inherits the mask. The kernel
+ * still gives what is meant for the process to the main thread, unless that blocks it. */
+static void take_signals(void) {
+  os_block_as_main_thread();
+  os_unblock_signal(stop_signal);
+}
+
 static void m_main(void *arg) {
   struct p *p = arg;
   struct m *m = thread_attach(true);
+  take_signals();
   acquirem();
   m_begin(m);
   m->spinning = p->start_spinning;
