@@ -502,15 +502,25 @@ SHARED_HELPER struct watched *watched_slot(uintptr_t key) {
   return &watched.slot[i];
 }
 
+/* The thread sanitizer keeps the stop signal from a thread that waits for a mutex, and a thread
+ * that has been stopped may hold it. */
+SHARED_HELPER void lock_watched(void) {
+  if (!UNDER_TSAN)
+    pthread_mutex_lock(&watched.lock);
+  else
+    while (pthread_mutex_trylock(&watched.lock) != 0)
+      sched_yield();
+}
+
 SHARED_HELPER void watch_begin(void) {
-  pthread_mutex_lock(&watched.lock);
+  lock_watched();
   watched.count = watched.deaths = watched.deaths_twice = 0;
   memset(watched.slot, 0, sizeof watched.slot);
   pthread_mutex_unlock(&watched.lock);
 }
 
 SHARED_HELPER void note_death(void *p) {
-  pthread_mutex_lock(&watched.lock);
+  lock_watched();
   struct watched *w = watched_slot(hide(p));
   if (w->key != 0) {
     watched.deaths += !w->dead;
@@ -522,7 +532,7 @@ SHARED_HELPER void note_death(void *p) {
 
 /* Enters p without setting a finalizer: the test sets its own, which calls note_death. */
 SHARED_HELPER void watch_only(void *p) {
-  pthread_mutex_lock(&watched.lock);
+  lock_watched();
   struct watched *w = watched_slot(hide(p));
   w->key = hide(p);
   w->dead = false;
@@ -537,7 +547,7 @@ SHARED_HELPER void *watch(void *p) {
 }
 
 SHARED_HELPER bool watched_dead(uintptr_t hidden) {
-  pthread_mutex_lock(&watched.lock);
+  lock_watched();
   bool dead = watched_slot(hidden)->dead;
   pthread_mutex_unlock(&watched.lock);
   return dead;
@@ -545,7 +555,7 @@ SHARED_HELPER bool watched_dead(uintptr_t hidden) {
 
 /* How many of the watched have died up to now, and after all that can die has died. */
 SHARED_HELPER int deaths_so_far(void) {
-  pthread_mutex_lock(&watched.lock);
+  lock_watched();
   int n = watched.deaths, twice = watched.deaths_twice;
   pthread_mutex_unlock(&watched.lock);
   CHECK(twice == 0);

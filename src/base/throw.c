@@ -16,30 +16,33 @@ void (*throw_traceback)(void);
 static uint32_t throwing; /* 0, or 1 once somebody throws; atomic */
 static __thread bool throwing_here;
 
-static void vfdprintf(int fd, const char *prefix, const char *fmt, va_list ap) {
+/* One write, so that what other threads print does not come in between. What is too long is cut
+ * short, but a line stays a line. */
+static void vfdprintf(int fd, const char *prefix, const char *fmt, va_list ap, const char *suffix) {
   char buf[1024];
-  int n = snprintf(buf, sizeof buf, "%s", prefix);
-  int m = vsnprintf(buf + n, sizeof buf - (size_t)n, fmt, ap);
+  size_t room = sizeof buf - __builtin_strlen(suffix);
+  int n = snprintf(buf, room, "%s", prefix);
+  int m = vsnprintf(buf + n, room - (size_t)n, fmt, ap);
   size_t len = (size_t)n + (size_t)(m < 0 ? 0 : m);
-  if (len >= sizeof buf) { /* cut short, but still a line of its own */
-    len = sizeof buf - 1;
+  if (len >= room) {
+    len = room - 1;
     if (fmt[__builtin_strlen(fmt) - 1] == '\n')
       buf[len - 1] = '\n';
   }
-  write_fd(fd, buf, len);
+  write_fd(fd, buf, len + (size_t)snprintf(buf + len, sizeof buf - len, "%s", suffix));
 }
 
 void fdprintf(int fd, const char *fmt, ...) {
   va_list ap;
   va_start(ap, fmt);
-  vfdprintf(fd, "", fmt, ap);
+  vfdprintf(fd, "", fmt, ap, "");
   va_end(ap);
 }
 
 void warn(const char *fmt, ...) {
   va_list ap;
   va_start(ap, fmt);
-  vfdprintf(2, "gort: ", fmt, ap);
+  vfdprintf(2, "gort: ", fmt, ap, "");
   va_end(ap);
 }
 
@@ -56,9 +59,8 @@ void throw(const char *fmt, ...) {
   be_the_only_one_to_throw();
   va_list ap;
   va_start(ap, fmt);
-  vfdprintf(2, "fatal error: ", fmt, ap);
+  vfdprintf(2, "fatal error: ", fmt, ap, "\n");
   va_end(ap);
-  write_fd(2, "\n", 1);
   if (throw_traceback)
     throw_traceback();
   abort();

@@ -107,7 +107,7 @@ static void take_m(struct m *m, const struct self *s, bool runtime_owned) {
   m->systemsp = m->sysstack.hi;
   m->locks = m->blocked = m->exiting = 0;
   m->stop_warned = false;
-  m->runtime_owned = runtime_owned;
+  store_relaxed(&m->runtime_owned, runtime_owned);
   m->random = os_random();
   store_relaxed(&m->cache.stop, 0);
   store_relaxed(&m->in_use, true);
