@@ -14,17 +14,16 @@ static unsigned long mb(uint64_t bytes) { return (unsigned long)(bytes >> 20); }
  *
  * Number of the cycle, when it began, the share of processor time that collecting took so far, how
  * long the world stood still, the heap before, at the end and what is live of it, ... */
-static void print_cycle(void) {
-  struct gcstats s = gcstats;
-  double at = (double)((int64_t)s.start - runtime_started_at) / 1e9;
+static void print_cycle(const struct gccycle *c) {
+  double at = (double)(c->start - runtime_started_at) / 1e9;
   int64_t run = nanotime() - runtime_started_at;
-  double share = run > 0 ? 100.0 * (double)s.cpu / ((double)run * s.nworkers) : 0;
+  double share = run > 0 ? 100.0 * (double)c->cpu / ((double)run * c->nworkers) : 0;
   fdprintf(2,
            "gc %lu @%.3fs %.0f%%: %.3f ms stopped (%.3f ms mark), %lu->%lu->%lu MB, %lu MB goal, "
            "%lu KB roots, %d workers, stop-the-world%s\n",
-           (unsigned long)s.num_gc, at, share, ms(s.stop_ns), ms(s.mark_ns), mb(s.before),
-           mb(s.before), mb(s.marked), mb(s.goal), (unsigned long)(s.roots >> 10), s.nworkers,
-           s.forced ? " (forced)" : "");
+           (unsigned long)c->number, at, share, ms(c->stop_ns), ms(c->mark_ns), mb(c->before),
+           mb(c->before), mb(c->marked), mb(c->goal), (unsigned long)(c->roots >> 10), c->nworkers,
+           c->forced ? " (forced)" : "");
 }
 
 static void print_alloc(uintptr_t p, size_t size) {

@@ -56,11 +56,13 @@ static void stop_with_roots(void) {
   }
 }
 
-static void mark_phase(void) {
+static void mark_phase(struct gccycle *c) {
+  int64_t begin = nanotime();
   set_phase(GCmark);
-  gcstats.marked = mark_all();
-  gcstats.roots = roots_bytes;
+  gcstats.marked = c->marked = mark_all();
+  c->roots = roots_bytes;
   set_phase(GCmarktermination);
+  c->mark_ns = (uint64_t)(nanotime() - begin);
 }
 
 static void begin_sweep(void) {
@@ -71,42 +73,49 @@ static void begin_sweep(void) {
   set_phase(GCoff);
 }
 
-static void count_pause(int64_t stopped_at) {
-  uint64_t ns = (uint64_t)(nanotime() - stopped_at), at = gcstats.num_gc % 256;
-  gcstats.stop_ns = ns;
+static void count_pause(uint64_t ns) {
+  uint64_t at = gcstats.num_gc % 256;
   gcstats.pause[at] = ns;
   gcstats.pause_end[at] = gcstats.last_end = (uint64_t)os_walltime();
   gcstats.pause_total += ns;
   if (ns > gcstats.pause_max)
     gcstats.pause_max = ns;
-  gcstats.num_gc++;
 }
 
-static void collect_stopped(bool forced) {
-  int64_t t0 = nanotime(), cpu = os_process_cputime();
+static void begin_cycle(struct gccycle *c, bool forced) {
   store_release(&cycles_begun, cycles_begun + 1);
-  gcstats.start = (uint64_t)t0;
-  gcstats.before = load_relaxed(&mheap.live);
-  gcstats.goal = pacer_goal();
-  gcstats.forced = forced;
   gcstats.num_forced += forced;
-  gcstats.nworkers = mark_workers();
+  *c = (struct gccycle){.start = world_stopping_since(),
+                        .before = load_relaxed(&mheap.live),
+                        .goal = pacer_goal(),
+                        .nworkers = mark_workers(),
+                        .forced = forced};
+}
+
+static void end_cycle(struct gccycle *c, int64_t cpu) {
+  c->stop_ns = (uint64_t)(nanotime() - c->start);
+  count_pause(c->stop_ns);
+  c->number = ++gcstats.num_gc;
+  c->cpu = gcstats.cpu += (uint64_t)cpu;
+}
+
+static void collect_stopped(struct gccycle *c, bool forced) {
+  int64_t cpu = os_process_cputime();
+  begin_cycle(c, forced);
   flush_caches();
   sweep_finish();
   upcalls.verify_heap("before marking");
-  int64_t t1 = nanotime();
-  mark_phase();
-  gcstats.mark_ns = (uint64_t)(nanotime() - t1);
+  mark_phase(c);
   begin_sweep();
   upcalls.verify_heap("after marking");
-  gcstats.cpu += (uint64_t)(os_process_cputime() - cpu);
-  count_pause(t0);
+  end_cycle(c, os_process_cputime() - cpu);
 }
 
 struct request {
   bool forced;
   uint64_t begun; /* cycles begun when the request was made */
-  bool ran;       /* a cycle was run for it */
+  bool ran;       /* a cycle was run for it: this one */
+  struct gccycle cycle;
 };
 
 /* The collector's own threads, started by the first cycle. Creating a thread takes locks of the C
@@ -129,7 +138,7 @@ static void collect(void *arg) {
   bool served = q->forced ? load_acquire(&cycles_begun) > q->begun
                           : load_relaxed(&mheap.live) < load_relaxed(&mheap.trigger);
   if (!served)
-    collect_stopped(q->forced);
+    collect_stopped(&q->cycle, q->forced);
   q->ran = !served;
   starttheworld();
   if (q->ran)
@@ -142,7 +151,7 @@ static void run_cycle(bool forced, uintptr_t sp) {
   struct request q = {.forced = forced, .begun = load_acquire(&cycles_begun)};
   systemstack_from(sp, collect, &q);
   if (q.ran)
-    upcalls.cycle_done();
+    upcalls.cycle_done(&q.cycle);
 }
 
 static uint32_t starting; /* a thread is about to run a cycle that the pacer asked for; atomic */

@@ -38,18 +38,25 @@ void background_after_fork(void);
 void gc_scan_object(uintptr_t base);
 void gc_mark_word(uintptr_t p);
 
+/* What gctrace says of a cycle. Times in ns. */
+struct gccycle {
+  uint64_t number;
+  int64_t start;                        /* nanotime() when the world was asked to stop */
+  uint64_t stop_ns, mark_ns;            /* from there until it runs again; marking alone */
+  uint64_t before, goal, marked, roots; /* bytes: heap at the start, its goal, live, of roots */
+  uint64_t cpu;                         /* processor time of all cycles so far */
+  int nworkers;
+  bool forced;
+};
+
 struct gcstats {
   uint64_t num_gc, num_forced;
   uint64_t pause_total, pause_max;
   uint64_t pause[256], pause_end[256];
-  uint64_t last_end; /* CLOCK_REALTIME */
-  uint64_t cpu;      /* ns of processor time that collecting took */
-  uint64_t marked;   /* bytes live after the last cycle */
-  /* of the last cycle, for gctrace: */
-  uint64_t start, stop_ns, mark_ns, sweep_ns; /* begin (nanotime) and how long each part took */
-  uint64_t before, goal, roots, pages_swept;  /* heap at the start, its goal, bytes of roots */
-  int nworkers;
-  bool forced;
+  uint64_t last_end;    /* CLOCK_REALTIME */
+  uint64_t cpu;         /* ns of processor time that collecting took */
+  uint64_t marked;      /* bytes live after the last cycle */
+  uint64_t pages_swept; /* since then; atomic */
 };
 extern struct gcstats gcstats; /* under worldsema, or with the world stopped */
 

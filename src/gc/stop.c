@@ -70,8 +70,10 @@ static uint32_t gcwaiting;     /* STOP_WORLD while it is stopped or being stoppe
                                   fork, else 0; atomic; a futex that stopped threads wait on;
                                   changed under worldsema */
 static struct m *stopper;      /* who holds worldsema for a stop; atomic; NULL: nobody */
-static bool stopped;           /* all have stopped; the stopper's; atomic for others */
-static uint32_t forks;         /* counted, under worldsema */
+static int64_t
+    stopping_since;      /* nanotime() when the world was last asked to stop; under worldsema */
+static bool stopped;     /* all have stopped; the stopper's; atomic for others */
+static uint32_t forks;   /* counted, under worldsema */
 static uint32_t forking; /* the number of the fork that goes on, or 0; under worldsema; atomic */
 static const char *stop_why; /* under worldsema */
 static bool queue_was_full;  /* some signal could not be sent yet; the stopper\'s */
@@ -433,6 +435,7 @@ static void cease_to_be_stopper(void) {
 
 void stoptheworld(const char *why) {
   become_stopper(why);
+  stopping_since = nanotime();
   store_seqcst(&gcwaiting, STOP_WORLD);
   ask_all(STOP_WORLD);
   if (signal_all(false) > 0)
@@ -467,6 +470,7 @@ void start_after_fork(void) {
   cease_to_be_stopper();
 }
 
+int64_t world_stopping_since(void) { return stopping_since; }
 bool world_is_stopped(void) { return load_relaxed(&stopped); }
 
 void stop_init(void) {

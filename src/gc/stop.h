@@ -19,6 +19,8 @@ void stoptheworld(const char *why);
 /* Lets it run on. */
 void starttheworld(void);
 bool world_is_stopped(void);
+/* nanotime() when it was asked to. For who has stopped it. */
+int64_t world_stopping_since(void);
 
 /* Around fork. In between no other thread is inside acquirem, and none can enter: each structure
  * of the runtime is whole, and no lock of it is held, when the memory is copied. But the threads

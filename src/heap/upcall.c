@@ -12,6 +12,7 @@ static bool no_specials(struct mspan *s) {
 static bool no(void) { return false; }
 static void nothing(void) {}
 static void nothing_size(size_t n) { (void)n; }
+static void nothing_cycle(const struct gccycle *c) { (void)c; }
 static void nothing_m(struct m *m) { (void)m; }
 static void nothing_scan(void (*scan)(uintptr_t lo, uintptr_t hi)) { (void)scan; }
 static void nothing_said(const char *what) { (void)what; }
@@ -45,7 +46,7 @@ struct upcalls upcalls = {
     .last_error = no_slot,
     .set_last_error = nothing_said,
     .on_fing = no,
-    .cycle_done = nothing,
+    .cycle_done = nothing_cycle,
     .verify_heap = nothing_said,
     .trace_alloc = nothing_traced,
     .trace_free = nothing_traced,

@@ -8,6 +8,8 @@
 struct m;
 struct mspan;
 
+struct gccycle;
+
 struct upcalls {
   /* gc, for heap: */
   /* The span is the caller's (sweepgen is h - 1): sweeps it, to generation h. Then it is listed in
@@ -47,7 +49,7 @@ struct upcalls {
   void (*set_last_error)(const char *text); /* special, for heap: copies it for gort_last_error */
   bool (*on_fing)(void);                    /* whether the caller is the finalizer goroutine */
   /* debug, for gc and heap: */
-  void (*cycle_done)(void);                      /* a line of gctrace; world running */
+  void (*cycle_done)(const struct gccycle *);    /* a line of gctrace; world running */
   void (*verify_heap)(const char *when);         /* the heap walker; world stopped; throws */
   void (*trace_alloc)(uintptr_t p, size_t size); /* allocfreetrace */
   void (*trace_free)(uintptr_t p, size_t size);
