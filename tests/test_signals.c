@@ -377,10 +377,6 @@ static void raise_on_goroutine(void *unused) {
 
 static void raise_among_goroutines(void *unused) {
   (void)unused;
-  sigset_t usr2;
-  sigemptyset(&usr2);
-  sigaddset(&usr2, SIGUSR2);
-  CHECK(pthread_sigmask(SIG_BLOCK, &usr2, NULL) == 0); /* the threads to come block it, too */
   struct sigaction a = {.sa_handler = note_raised, .sa_flags = SA_RESTART};
   CHECK(sigaction(SIGUSR1, &a, NULL) == 0);
   atomic_store(&at_work, 20);
@@ -391,7 +387,13 @@ static void raise_among_goroutines(void *unused) {
   CHECK(system("kill -TERM $$") == SIGTERM);
 }
 
-CASE(raise_on_goroutines) { gort_main(raise_among_goroutines, NULL); }
+CASE(raise_on_goroutines) {
+  sigset_t usr2;
+  sigemptyset(&usr2);
+  sigaddset(&usr2, SIGUSR2);
+  CHECK(pthread_sigmask(SIG_BLOCK, &usr2, NULL) == 0); /* the threads to come block it, too */
+  gort_main(raise_among_goroutines, NULL);
+}
 
 static void test_signals_on_goroutines(void **state) {
   (void)state;

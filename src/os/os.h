@@ -72,9 +72,6 @@ void os_restore_signals(const uint64_t old[16]);
 void os_blocked_signals(uint64_t mask[16]);
 /* The state of one thread as /proc shows it: whether it blocks `sig`. */
 bool os_thread_blocks_signal(int tid, int sig);
-/* Blocks in this thread what the process's main thread blocks now, and nothing else; nothing
- * changes where that cannot be told. */
-void os_block_as_main_thread(void);
 
 /* Where a signal frame was interrupted: stack pointer, and the registers (vector registers
  * included) as a range of memory. */

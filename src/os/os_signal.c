@@ -113,25 +113,10 @@ static uint64_t blocked_mask(const char *status) {
   return mask;
 }
 
-/* False when it cannot be read: the thread has ended, or there is no /proc. */
-static bool read_blocked(int tid, uint64_t *mask) {
+bool os_thread_blocks_signal(int tid, int sig) {
   char path[64], status[4096];
   snprintf(path, sizeof path, "/proc/self/task/%d/status", tid);
-  if (!read_proc(path, status, sizeof status))
-    return false;
-  *mask = blocked_mask(status);
-  return true;
-}
-
-bool os_thread_blocks_signal(int tid, int sig) {
-  uint64_t mask;
-  return read_blocked(tid, &mask) && (mask >> (sig - 1) & 1);
-}
-
-void os_block_as_main_thread(void) {
-  uint64_t mask[16] = {0};
-  if (read_blocked(getpid(), mask))
-    os_restore_signals(mask);
+  return read_proc(path, status, sizeof status) && (blocked_mask(status) >> (sig - 1) & 1);
 }
 
 uintptr_t os_siginfo_addr(void *siginfo) { return (uintptr_t)((siginfo_t *)siginfo)->si_addr; }

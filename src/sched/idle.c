@@ -201,11 +201,13 @@ static void m_end(struct m *m) {
   thread_detach();
 }
 
-/* A goroutine's code finds the signals of the program, as on a thread that the program's main
- * thread has started: it may raise one, or start a program, which inherits the mask. The kernel
- * still gives what is meant for the process to the main thread, unless that blocks it. */
+static uint64_t program_mask[16]; /* what was blocked when the runtime started; constant */
+
+/* A goroutine's code finds the signals of the program, as on a thread that was started first of
+ * all: it may raise one, or start a program, which inherits the mask. The kernel still gives what
+ * is meant for the process to the main thread, unless that blocks it. */
 static void take_signals(void) {
-  os_block_as_main_thread();
+  os_restore_signals(program_mask);
   os_unblock_signal(stop_signal);
 }
 
@@ -306,6 +308,7 @@ int set_max_procs(int n) {
 }
 
 void idle_init(int procs) {
+  os_blocked_signals(program_mask);
   adjust_ps(procs < 1 ? 1 : procs > MAX_PROCS ? MAX_PROCS : (uint32_t)procs);
 }
 
