@@ -313,6 +313,14 @@ SHARED_HELPER void take_torture_line(struct outcome *o) {
   memmove(line, end + 1, strlen(end + 1) + 1);
 }
 
+/* For a child of fork: it has to end well. */
+SHARED_HELPER void await_child(pid_t pid) {
+  int status;
+  while (waitpid(pid, &status, 0) < 0)
+    CHECK(errno == EINTR);
+  CHECK(status == 0);
+}
+
 /* Runs the case in a process of its own, with the settings in its environment. posix_spawn and
  * not fork: nothing of this process's runtime is to be seen in the child. */
 SHARED_HELPER const struct outcome *run_case(const char *name, const char *arg,

@@ -208,10 +208,7 @@ static void collect_in_child(void) {
       gort_gc();
     _exit(0);
   }
-  int status;
-  while (waitpid(pid, &status, 0) < 0)
-    CHECK(errno == EINTR);
-  CHECK(status == 0);
+  await_child(pid);
 }
 
 static void test_a_child_of_fork_while_libraries_come_and_go(void **state) {

@@ -286,10 +286,7 @@ static void fork_once(const struct link *list, size_t n) {
     live_in_child(list, n);
     _exit(0);
   }
-  int status;
-  while (waitpid(pid, &status, 0) < 0)
-    CHECK(errno == EINTR);
-  CHECK(status == 0);
+  await_child(pid);
 }
 
 #ifdef GORT_TORTURE
@@ -350,9 +347,7 @@ CASE(fork_while_types_are_made) {
       CHECK(gort_type_func(&gort_type_int16, 1, NULL, 0, false) != NULL);
       _exit(0);
     }
-    int status;
-    CHECK(waitpid(pid, &status, 0) == pid);
-    CHECK(status == 0);
+    await_child(pid);
   }
 }
 
@@ -399,10 +394,7 @@ static void fork_beside_a_walker(void *unused) {
     CHECK(pid >= 0);
     if (pid == 0)
       return live_without_the_loader(list);
-    int status;
-    while (waitpid(pid, &status, 0) < 0)
-      CHECK(errno == EINTR);
-    CHECK(status == 0);
+    await_child(pid);
   }
 }
 CASE(fork_beside_walker) { gort_main(fork_beside_a_walker, NULL); }
@@ -428,10 +420,7 @@ static void fork_blocked(void *unused) {
       live_in_child(list, 100);
       _exit(0);
     }
-    int status;
-    while (waitpid(pid, &status, 0) < 0)
-      CHECK(errno == EINTR);
-    CHECK(status == 0);
+    await_child(pid);
     gort_block_exit();
     check_list(list, 100);
   }
@@ -468,10 +457,7 @@ static void fork_locked(void *unused) {
   }
   if (pid == 0)
     _exit(0);
-  int status;
-  while (waitpid(pid, &status, 0) < 0)
-    CHECK(errno == EINTR);
-  CHECK(status == 0);
+  await_child(pid);
   atomic_fetch_sub(&forkers, 1);
 }
 
@@ -500,10 +486,7 @@ CASE(fork_in_fork) {
     fork_once(list, 100);
     _exit(0);
   }
-  int status;
-  while (waitpid(pid, &status, 0) < 0)
-    CHECK(errno == EINTR);
-  CHECK(status == 0);
+  await_child(pid);
 }
 
 static void test_a_child_may_fork(void **state) {
@@ -529,10 +512,7 @@ static void leave_main_in_child(void *unused) {
   pthread_t thread;
   if (pid == 0 && pthread_create(&thread, NULL, come_later, NULL) == 0)
     gort_goexit();
-  int status;
-  while (waitpid(pid, &status, 0) < 0)
-    CHECK(errno == EINTR);
-  CHECK(status == 0);
+  await_child(pid);
 }
 CASE(somebody_may_come_in_child) { gort_main(leave_main_in_child, NULL); }
 

@@ -21,10 +21,7 @@ CASE(fork_in_exit) {
   gort_gc();
   if (pid == 0)
     _exit(0);
-  int status;
-  while (waitpid(pid, &status, 0) < 0)
-    CHECK(errno == EINTR);
-  CHECK(status == 0);
+  await_child(pid);
 }
 
 static void test_a_fork_during_exit(void **state) {
