@@ -34,4 +34,10 @@
 
 #include "gort/goroutine.h"
 
+#include "gort/channel.h"
+
+#include "gort/lock.h"
+
+#include "gort/io.h"
+
 #endif

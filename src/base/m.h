@@ -101,6 +101,8 @@ struct m {
 
   /* sched: the owner's, or under sched.lock while parked */
   struct g *g0, *curg;
+  struct g *leaving; /* has left its stack, or is just doing so: park.c */
+  struct g *nextg;   /* to be run next, out of a queue: not by switching to it directly */
   struct p *p, *nextp;
   struct g *lockedg;
   bool spinning;

@@ -11,11 +11,12 @@
 #include "sched/sched.h"
 
 #include "gc/threads.h"
+#include "sched/netpoll.h"
 
 /* The thread is gone, and the m will be another's. */
 static void reset_m(struct m *m) {
   m->p = m->nextp = NULL;
-  m->curg = m->lockedg = NULL;
+  m->curg = m->lockedg = m->leaving = m->nextg = NULL;
   m->spinning = false;
   m->frozen = 0;
   noteclear(&m->park);
@@ -80,6 +81,8 @@ void sched_after_fork(void) {
   stack_after_fork();
   gfree_after_fork();
   timers_after_fork();
+  watch_after_fork();
+  netpoll_after_fork();
   sched.ngoroutines = 0;
   for (struct g *g = allgs; g; g = g->alllink)
     sort_out(g, self->curg);

@@ -27,6 +27,19 @@ enum gstatus { Gidle, Grunnable, Grunning, Gsyscall, Gwaiting, Gdead };
 enum waitreason {
   waitReasonNone,
   waitReasonSleep,
+  waitReasonChanReceive,
+  waitReasonChanSend,
+  waitReasonChanReceiveNilChan,
+  waitReasonChanSendNilChan,
+  waitReasonSelect,
+  waitReasonSelectNoCases,
+  waitReasonMutexLock,
+  waitReasonRWMutexRLock,
+  waitReasonRWMutexLock,
+  waitReasonCondWait,
+  waitReasonWaitGroupWait,
+  waitReasonOnce,
+  waitReasonIOWait,
   waitReasonFinalizerWait,
   waitReasonGCWait,
   waitReasonHalted, /* gort_main has returned */
@@ -54,12 +67,8 @@ struct g {
   /* What its thread does on g0 after the goroutine has left its stack: set by the goroutine just
    * before it switches. */
   void (*leave)(struct m *m, struct g *g);
-  bool (*commit)(struct g *g, void *arg); /* for gopark */
+  void (*commit)(void *arg); /* for gopark */
   void *commit_arg;
-
-  /* Sleeping: sleep.c; under its lock. */
-  int64_t when;
-  struct g *child, *sibling;
 
   char *last_error; /* the text of its last refusal, malloc'ed; freed with the goroutine */
   /* When set, gort_goexit calls it instead of ending the goroutine; it does not return. The

@@ -147,23 +147,12 @@ struct g *new_g(void (*fn)(void *), void *arg, size_t stack_size, bool system, u
   return g;
 }
 
-static void enqueue(struct g *g) {
-  struct m *m = acquirem();
-  if (m->p) {
-    runqput(m->p, g, true);
-  } else {
-    lock_raw(&sched.lock);
-    globrunqput(g);
-    unlock_raw(&sched.lock);
-  }
-  wakep();
-  releasem(m);
-}
-
 struct g *newproc(void (*fn)(void *), void *arg, size_t stack_size, bool system) {
   sysmon_ensure();
   struct g *g = new_g(fn, arg, stack_size, system, add_relaxed(&sched.goidgen, 1));
-  enqueue(g);
+  struct m *m = acquirem();
+  runqput_here(m, g);
+  releasem(m);
   return g;
 }
 

@@ -32,6 +32,7 @@ static struct p *new_p(uint32_t id) {
   struct p *p = persistentalloc(sizeof *p, CACHE_LINE);
   p->id = id;
   p->status = Pdead;
+  timers_init(&p->timers);
   return p;
 }
 
@@ -154,12 +155,16 @@ void startm(struct p *p, bool spinning) {
 }
 
 /* There is new work: see the top of proc.c. */
-void wakep(void) {
-  full_fence();
+void wakep_put(void) {
   if (load_seqcst(&sched.npidle) == 0 || load_seqcst(&sched.nmspinning) != 0)
     return;
   if (cas_seqcst(&sched.nmspinning, 0, 1))
     startm(NULL, true);
+}
+
+void wakep(void) {
+  full_fence();
+  wakep_put();
 }
 
 /* The thread that had p is blocked or gone: p goes to another if there is anything for it, else
@@ -172,7 +177,7 @@ void handoffp(struct p *p) {
   lock_raw(&sched.lock);
   pidleput(p);
   unlock_raw(&sched.lock);
-  if (work_waits() || timers_unwatched())
+  if (work_waits() || unwatched())
     wakep();
 }
 
@@ -335,7 +340,7 @@ static bool foreign_threads(void) {
 /* Whether something can still come from outside: from a thread that is not the runtime's, from
  * the sweeper, which may queue finalizers, or from time. */
 static bool help_may_come(void) {
-  return foreign_threads() || !sweep_is_done() || timers_next() != INT64_MAX ||
+  return foreign_threads() || !sweep_is_done() || timers_next() != NEVER ||
          (load_relaxed(&fingwait) && load_relaxed(&fingwake));
 }
 

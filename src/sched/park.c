@@ -1,8 +1,13 @@
 /* Leaving a goroutine's stack and coming back to it: parking, making ready, giving way.
  *
- * A goroutine leaves by mcall(leave): its registers are saved on its stack, and leave(m, g) is
- * called on the thread's g0. Only there the goroutine's fate is sealed (Gwaiting, or into a
- * queue), so that another thread which takes it up at once finds it whole. */
+ * A goroutine leaves by mcall(leave): its registers are saved on its stack, the thread goes on with
+ * what is next, and there, first of all, leave(m, g) is called. Only then the goroutine's fate is
+ * sealed (Gwaiting, or into a queue), so that another thread which takes it up at once finds it
+ * whole. What is next is a goroutine out of the P's own queue, to which the thread switches
+ * directly; or, if there is none or something else has to be looked at first, the scheduler on g0.
+ *
+ * So leave runs on the stack of somebody else, inside acquirem, and must content itself with little
+ * of it. */
 #include "sched/sched.h"
 
 #include "base/random.h"
@@ -12,20 +17,65 @@
 #include "sched/sanitizer.h"
 #include "special/finq.h"
 
+/* Whoever left the stack to come here has left it now. */
+void finish_leaving(struct m *m) {
+  struct g *g = m->leaving;
+  m->leaving = NULL;
+  store_relaxed(&g->m, NULL);
+  g->leave(m, g);
+}
+
 /* First thing on a goroutine's stack after a switch; m->locks is 1. The system stack begins below
  * the frames of the scheduler that wait on g0. */
 void arrive_on(struct g *g) {
   after_switch(g);
   struct m *m = getm();
   m->systemsp = ALIGN_DOWN(m->g0->sp, (uintptr_t)16);
+  if (m->leaving)
+    finish_leaving(m);
 #ifdef GORT_TORTURE
   ask_preempt(m);
 #endif
 }
 
-static SWITCHES void leave_stack(struct g *g0, struct g *g) {
-  before_switch(g, g0, g->leave == goroutine_end);
-  switch_to(&g->sp, g0->sp);
+/* m runs g from now on. */
+void become(struct m *m, struct g *g, bool inherit) {
+  store_relaxed(&g->m, m);
+  store_relaxed(&g->status, Grunning);
+  m->curg = g;
+  m->stack = g->stack;
+  if (!inherit)
+    store_relaxed(&m->p->schedtick, m->p->schedtick + 1);
+}
+
+static bool fing_is_wanted(void) { return load_relaxed(&fingwait) && load_relaxed(&fingwake); }
+
+/* What comes before the goroutines of this P. */
+static bool look_around(const struct p *p) {
+  return p_is_retired(p) || (p->schedtick % GLOBAL_EVERY == 0 && load_relaxed(&sched.runqsize)) ||
+         fing_is_wanted() || timers_due_in(&p->timers);
+}
+
+/* The goroutine to switch to directly; NULL: the scheduler has to say. m0 runs the main goroutine
+ * alone, and a thread that is locked its own. */
+static struct g *next_here(struct m *m, const struct g *g) {
+  bool inherit;
+  if (!m->p || g->lockedm || m == load_relaxed(&sched.m0) || look_around(m->p))
+    return NULL;
+  struct g *next = runqget(m->p, &inherit);
+  if (!next)
+    return NULL;
+  if (unlikely(next->lockedm || halted(next))) {
+    m->nextg = next;
+    return NULL;
+  }
+  become(m, next, inherit);
+  return next;
+}
+
+static SWITCHES void leave_stack(struct g *g, struct g *to) {
+  before_switch(g, to, g->leave == goroutine_end);
+  switch_to(&g->sp, to->sp);
 }
 
 /* acquirem is held, once; and it is held when this returns, of another thread perhaps. */
@@ -34,7 +84,9 @@ void mcall(void (*leave)(struct m *m, struct g *g)) {
   struct g *g = m->curg;
   gassert(m->systemsp != 0); /* not on the system stack */
   g->leave = leave;
-  leave_stack(m->g0, g);
+  m->leaving = g;
+  struct g *next = next_here(m, g);
+  leave_stack(g, next ? next : m->g0);
   arrive_on(g);
 }
 
@@ -51,37 +103,25 @@ static void untie_main(struct m *m, struct g *g) {
 /* The goroutine may run again elsewhere as soon as commit has released what guards it. */
 static void park_commit(struct m *m, struct g *g) {
   (void)m;
-  bool (*commit)(struct g *, void *) = g->commit;
+  void (*commit)(void *) = g->commit;
   store_release(&g->status, Gwaiting);
-  if (!commit || commit(g, g->commit_arg))
-    return;
-  store_relaxed(&g->status, Grunnable);
-  lock_raw(&sched.lock);
-  globrunqput(g);
-  unlock_raw(&sched.lock);
+  if (commit)
+    commit(g->commit_arg);
 }
 
-static void park(struct g *g, bool (*commit)(struct g *g, void *arg), void *arg,
-                 enum waitreason why) {
+void gopark(void (*commit)(void *arg), void *arg, enum waitreason why) {
+  struct m *m = acquirem();
+  struct g *g = m->curg;
+  untie_main(m, g);
   g->commit = commit;
   g->commit_arg = arg;
   g->waitreason = (uint8_t)why;
   mcall(park_commit);
-}
-
-void gopark(bool (*commit)(struct g *g, void *arg), void *arg, enum waitreason why) {
-  struct m *m = acquirem();
-  untie_main(m, m->curg);
-  park(m->curg, commit, arg, why);
   releasem(getm());
 }
 
-/* unlock() gives back the acquirem of lock(), on g0 of the same thread. */
-static bool commit_unlock(struct g *g, void *l) {
-  (void)g;
-  unlock(l);
-  return true;
-}
+/* unlock() gives back the acquirem of lock(), on the same thread. */
+static void commit_unlock(void *l) { unlock(l); }
 
 void goparkunlock(struct mutex *l, enum waitreason why) { gopark(commit_unlock, l, why); }
 
@@ -90,21 +130,19 @@ void ready(struct g *g) {
   if (load_acquire(&g->status) != Gwaiting)
     throw("ready: goroutine %llu is not parked", (unsigned long long)g->goid);
   store_relaxed(&g->status, Grunnable);
-  if (m->p) {
-    runqput(m->p, g, true);
-  } else {
-    lock_raw(&sched.lock);
-    globrunqput(g);
-    unlock_raw(&sched.lock);
-  }
-  wakep();
+  runqput_here(m, g);
   releasem(m);
 }
 
 /* Giving way. */
 
-/* Behind all others: to the global queue. */
 static void yield_commit(struct m *m, struct g *g) {
+  store_relaxed(&g->status, Grunnable);
+  runqput(m->p, g, false);
+}
+
+/* Behind all others, of other Ps too: to the global queue. */
+static void preempt_commit(struct m *m, struct g *g) {
   (void)m;
   store_relaxed(&g->status, Grunnable);
   lock_raw(&sched.lock);
@@ -112,16 +150,18 @@ static void yield_commit(struct m *m, struct g *g) {
   unlock_raw(&sched.lock);
 }
 
-/* acquirem is held. */
-static void give_way(void) {
-  mcall(yield_commit);
-  releasem(getm());
+/* Others wait for this P: in its own ring or for anybody. */
+static bool others_wait(const struct p *p) {
+  return !runqempty(p) || load_relaxed(&sched.runqsize) != 0 || p_is_retired(p) ||
+         fing_is_wanted() || timers_due_in(&p->timers);
 }
 
 void goyield(void) {
   struct m *m = acquirem();
   untie_main(m, m->curg);
-  give_way();
+  if (others_wait(m->p) || m == load_relaxed(&sched.m0))
+    mcall(yield_commit);
+  releasem(getm());
 }
 
 void park_halted(void) { gopark(NULL, NULL, waitReasonHalted); }
@@ -133,14 +173,7 @@ static bool should_yield(struct m *m) {
   return m->p && random_below(&m->random, 8) == 0;
 }
 #else
-/* Others wait for this P: in its own ring or for anybody. */
-static bool should_yield(const struct m *m) {
-  if (!m->p)
-    return false;
-  if (!runqempty(m->p) || load_relaxed(&sched.runqsize) != 0 || p_is_retired(m->p))
-    return true;
-  return timers_due() || (load_relaxed(&fingwait) && load_relaxed(&fingwake));
-}
+static bool should_yield(const struct m *m) { return m->p && others_wait(m->p); }
 #endif
 
 /* Upcall: the calling thread was asked to give way, and holds no locks. */
@@ -152,6 +185,7 @@ void safepoint(struct m *m) {
     park_halted();
   if (should_yield(m)) {
     acquirem();
-    give_way();
+    mcall(preempt_commit);
+    releasem(getm());
   }
 }

@@ -36,13 +36,15 @@
 #include "base/random.h"
 #include "base/switch.h"
 #include "base/throw.h"
+#include "sched/netpoll.h"
 #include "sched/sanitizer.h"
+#include "sched/waiter.h"
 #include "special/finq.h"
 
 struct sched sched;
 struct p *allp[MAX_PROCS];
 
-enum { GLOBAL_EVERY = 61, STEAL_ROUNDS = 4 };
+enum { STEAL_ROUNDS = 4 };
 
 /* User goroutines do not run any more when gort_main has returned. */
 bool halted(const struct g *g) { return unlikely(load_acquire(&sched.main_done)) && !g->system; }
@@ -116,13 +118,13 @@ static struct g *steal_round(struct m *m, bool runnext_too) {
   return NULL;
 }
 
-/* Sleepers are looked for again before runnexts are taken away. */
+/* The timers of others are fired before runnexts are taken away. */
 static struct g *steal(struct m *m) {
   bool inherit;
   for (int round = 1; round <= STEAL_ROUNDS; round++) {
     bool last = round == STEAL_ROUNDS;
     if (last && timers_due()) {
-      timers_run();
+      timers_run_all();
       struct g *g = runqget(m->p, &inherit);
       if (g)
         return g;
@@ -179,8 +181,13 @@ static void sleep_until_work(struct m *m) {
     stop_spinning(m);
   if (work_waits() && get_idle_p(m, spun))
     return;
-  if (timers_watch(m) && get_idle_p(m, false))
-    return;
+  struct waiter *ready;
+  if (watch_wait(m, &ready)) {
+    bool has_p = get_idle_p(m, false);
+    waiter_wake_list(ready);
+    if (has_p)
+      return;
+  }
   stopm(m);
 }
 
@@ -203,7 +210,7 @@ static struct g *findrunnable(struct m *m, bool *inherit) {
       sleep_until_work(m);
       continue;
     }
-    timers_run();
+    timers_run(&m->p->timers);
     wake_fing();
     if ((g = global_by_turns(m->p)) != NULL)
       return g;
@@ -238,7 +245,10 @@ static struct g *schedule(struct m *m, bool *inherit) {
   if (!m->p)
     stopm(m);
   for (;;) {
-    struct g *g = findrunnable(m, inherit);
+    struct g *g = m->nextg;
+    m->nextg = NULL;
+    if (!g)
+      g = findrunnable(m, inherit);
     if (m->spinning)
       found_work(m);
     if (halted(g))
@@ -257,19 +267,15 @@ static SWITCHES void switch_to_goroutine(struct g *g0, struct g *g) {
   after_switch(g0);
 }
 
+/* Until some goroutine, this one or one that the thread has switched to meanwhile, leaves the
+ * thread to the scheduler. */
 void execute(struct m *m, struct g *g, bool inherit) {
-  store_relaxed(&g->m, m);
-  store_relaxed(&g->status, Grunning);
-  m->curg = g;
-  m->stack = g->stack;
-  if (!inherit)
-    store_relaxed(&m->p->schedtick, m->p->schedtick + 1);
+  become(m, g, inherit);
   switch_to_goroutine(m->g0, g);
   m->curg = NULL;
   m->stack = (struct stack){0, 0};
   m->systemsp = 0;
-  store_relaxed(&g->m, NULL);
-  g->leave(m, g);
+  finish_leaving(m);
 }
 
 void schedule_once(struct m *m) {

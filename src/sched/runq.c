@@ -106,6 +106,19 @@ void runqput(struct p *p, struct g *g, bool next) {
     runqput_tail(p, g);
 }
 
+/* Before all others of the thread's P; without one, for anybody. */
+void runqput_here(struct m *m, struct g *g) {
+  if (likely(m->p != NULL)) {
+    runqput(m->p, g, true);
+    wakep_put();
+    return;
+  }
+  lock_raw(&sched.lock);
+  globrunqput(g);
+  unlock_raw(&sched.lock);
+  wakep();
+}
+
 /* Emptying it. */
 
 static struct g *runnext_take(struct p *p) {

@@ -20,6 +20,9 @@
 #include "base/lock.h"
 #include "base/m.h"
 #include "sched/g.h"
+#include "sched/timer.h"
+
+struct waiter;
 
 enum {
   MAX_PROCS = 1024,
@@ -32,6 +35,7 @@ enum {
   MIN_STACK = 16 << 10,
   STACK_GUARD = 64 << 10,
   MAX_MAIN_STACK = 64 << 20,
+  GLOBAL_EVERY = 61, /* time slices; then the global queue goes first */
 };
 
 enum pstatus {
@@ -62,6 +66,8 @@ struct p {
   uint32_t runqtail;                                      /* atomic: moved by the owner */
   struct g *runnext;                                      /* atomic: goes before the queue */
   struct g *runq[RUNQ_SIZE];                              /* atomic */
+
+  struct timers timers; /* timer.h */
 
   /* Dead goroutines with their stacks, the owner's: goroutine.c. */
   struct g *gfree;
@@ -135,9 +141,9 @@ struct g *newproc(void (*fn)(void *), void *arg, size_t stack_size, bool system)
 
 /* Parks the calling goroutine and releases the lock, once it can be made ready. */
 void goparkunlock(struct mutex *l, enum waitreason why);
-/* Parks the calling goroutine, once commit(g, arg), on g0, has said true; it may release what
- * guards the goroutine from being made ready. NULL commits always: it is never made ready. */
-void gopark(bool (*commit)(struct g *g, void *arg), void *arg, enum waitreason why);
+/* Parks the calling goroutine. commit(arg) is called when it has left its stack, and releases what
+ * guards it from being made ready; NULL: nothing does. */
+void gopark(void (*commit)(void *arg), void *arg, enum waitreason why);
 /* Makes a parked goroutine run again. Any attached thread, locks held or not. */
 void ready(struct g *g);
 
@@ -155,6 +161,7 @@ void acquirep(struct m *m, struct p *p);
 struct p *releasep(struct m *m);
 bool p_is_retired(const struct p *p); /* beyond gomaxprocs */
 void wakep(void);
+void wakep_put(void); /* after runqput, which is a full barrier */
 void startm(struct p *p, bool spinning);
 void stopm(struct m *m);
 void handoffp(struct p *p);
@@ -174,6 +181,8 @@ bool halted(const struct g *g);
 /* park.c */
 void mcall(void (*leave)(struct m *m, struct g *g));
 void arrive_on(struct g *g);
+void finish_leaving(struct m *m);
+void become(struct m *m, struct g *g, bool inherit);
 void goyield(void); /* on a goroutine: behind all others */
 void safepoint(struct m *m);
 void park_halted(void);
@@ -185,7 +194,8 @@ bool stoplockedm(struct m *m); /* whether its locked goroutine is ready */
 void startlockedm(struct m *m, struct g *g);
 
 /* runq.c */
-void runqput(struct p *p, struct g *g, bool next);
+void runqput(struct p *p, struct g *g, bool next); /* with next, a full barrier */
+void runqput_here(struct m *m, struct g *g);       /* g is ready; wakes who may be needed for it */
 struct g *runqget(struct p *p, bool *inherit);
 bool runqempty(const struct p *p);
 struct g *runqsteal(struct p *to, struct p *from, bool runnext_too);
@@ -207,13 +217,12 @@ void gfree_after_fork(void);
 void bury_goroutine(struct g *g); /* after fork: it is dead and can be used anew */
 GORT_NORETURN void end_goroutine(void);
 
-/* sleep.c */
-void timers_run(void); /* makes ready who has slept long enough */
-bool timers_due(void);
-int64_t timers_next(void);      /* the nearest deadline; INT64_MAX: none */
-bool timers_unwatched(void);    /* there are sleepers, and no thread waits for the first */
-bool timers_watch(struct m *m); /* waits for the nearest deadline; false: not our business */
-void timers_after_fork(void);
+/* watch.c */
+bool unwatched(void);          /* time or descriptors are waited for, and no thread does it */
+void watch_call(int64_t when); /* there is something new to wait for, until then at most */
+bool watch_wait(struct m *m, struct waiter **ready); /* waits for it; false: not our business.
+                                                      *ready: who is to be woken for descriptors */
+void watch_after_fork(void);
 
 /* schedtrace.c */
 int64_t schedtrace_left(int64_t now); /* ns until the next line; INT64_MAX: none */

@@ -123,7 +123,7 @@ static bool watch_all(int64_t now) {
 /* Threads were refused, and there may be work for more of them; or a deadline has passed that no
  * thread has waited for. */
 static void wake_who_is_missing(void) {
-  bool missing = load_relaxed(&sched.refused) || (timers_due() && timers_unwatched());
+  bool missing = load_relaxed(&sched.refused) || (timers_due() && unwatched());
   if (missing && work_waits())
     wakep();
 }
@@ -134,7 +134,7 @@ static bool all_idle(void) { return load_relaxed(&sched.npidle) == sched.gomaxpr
 
 /* There is, or will be, work for a thread that was refused: nobody else may be there to see it. */
 static bool has_to_try_again(void) {
-  return load_relaxed(&sched.refused) && (timers_unwatched() || work_waits());
+  return load_relaxed(&sched.refused) && (unwatched() || work_waits());
 }
 
 /* Whether to sleep until called, as far as can be seen now; *later: but look for a deadlock
@@ -169,7 +169,7 @@ static int64_t next_nap(uint32_t idle, int64_t now) {
   if (ns > LONGEST)
     ns = LONGEST;
   int64_t left = timers_next() - now;
-  if (timers_unwatched() && left < ns)
+  if (unwatched() && left < ns)
     ns = left < SHORTEST ? SHORTEST : left;
   return ns;
 }
@@ -231,7 +231,7 @@ void sysmon_ensure(void) {
 void wake_after_fork(void) {
   if (likely(load_acquire(&sched.sysmon_state) == SYSMON_STARTED))
     return;
-  if (load_relaxed(&sched.runqsize) == 0 && !timers_unwatched())
+  if (load_relaxed(&sched.runqsize) == 0 && !unwatched())
     return;
   sysmon_ensure();
   struct m *m = acquirem();
