@@ -17,6 +17,7 @@ struct waiter {
   struct g *g;         /* who waits: a goroutine, or when NULL */
   struct m *m;         /* an attached thread */
   uint32_t claimed;    /* somebody is going to wake it; atomic */
+  void *by;            /* for whoever wakes it to say what it was woken by */
   bool timed_out;      /* time was the first to claim it */
   struct waiter *link; /* in a list of some to be woken; whose who has claimed it */
 };

@@ -1,0 +1,378 @@
+/* Channels. What they are is in chan.h.
+ *
+ * The lock of a channel is a lock of the runtime's, held for the copying of one element, inside
+ * acquirem: so the collector finds a value in the ring or on a stack, never on its way. Elements
+ * are copied between stacks directly; a stack does not move, and its owner does not come back
+ * before it is woken. That happens after the lock has been released: who is woken may need it.
+ *
+ * A channel of gort_after has no timer. Whoever looks into it when its time has come puts the value
+ * in (chan_ripen); who waits on it waits until then at most, and looks again. So nothing but its
+ * users points to it. */
+#include "sched/chan.h"
+
+#include "base/kernel.h"
+#include "base/throw.h"
+#include "heap/malloc.h"
+#include "sched/sched.h"
+#include "type/typemap.h"
+
+#include <string.h>
+
+/* Making one. */
+
+enum { ELEM_ALIGN = 8, CHAN_ALIGN = 16 };
+_Static_assert(sizeof(gort_chan) % ELEM_ALIGN == 0, "the ring follows");
+
+static gort_chan *new_chan(size_t elemsize, size_t capacity, size_t behind, int kind,
+                           const char *what) {
+  size_t size = checked_size(behind, 1, sizeof(gort_chan), what);
+  gort_chan *c = mallocgc_or_throw(size, CHAN_ALIGN, kind, NULL, what);
+  c->dataqsiz = capacity;
+  c->elemsize = elemsize;
+  c->stride = ALIGN_UP(elemsize, (size_t)ELEM_ALIGN);
+  c->buf = (char *)(c + 1);
+  c->when = NEVER;
+  return c;
+}
+
+/* The bytes of the ring; throws where there is no such number. */
+static size_t ring_size(size_t elemsize, size_t capacity, const char *what) {
+  if (elemsize > SIZE_MAX - ELEM_ALIGN)
+    throw_out_of_memory(what, elemsize);
+  return checked_size(capacity, ALIGN_UP(elemsize, (size_t)ELEM_ALIGN), 0, what);
+}
+
+gort_chan *gort_chan_new(size_t elem_size, size_t capacity) {
+  CHECK_ATTACHED("gort_chan_new");
+  size_t ring = ring_size(elem_size, capacity, "gort_chan_new");
+  int kind = elem_size < PTR_SIZE || capacity == 0 ? GORT_NOSCAN : GORT_SCAN;
+  return new_chan(elem_size, capacity, ring, kind, "gort_chan_new");
+}
+
+/* A type whose size is no multiple of a word's cannot be an array with words in between: such
+ * elements are traced word by word. */
+gort_chan *gort_chan_new_of(const gort_type *elem, size_t capacity) {
+  CHECK_ATTACHED("gort_chan_new_of");
+  if (!elem)
+    throw("gort_chan_new_of: type is nil");
+  size_t ring = ring_size(elem->size, capacity, "gort_chan_new_of");
+  if (type_noscan(elem) || capacity == 0)
+    return new_chan(elem->size, capacity, ring, GORT_NOSCAN, "gort_chan_new_of");
+  if (elem->size % ELEM_ALIGN != 0)
+    return new_chan(elem->size, capacity, ring, GORT_SCAN, "gort_chan_new_of");
+  gort_chan *c = new_chan(elem->size, capacity, 0, GORT_SCAN, "gort_chan_new_of");
+  c->buf = mallocgc_or_throw(ring, ELEM_ALIGN, TYPED_ARRAY, elem, "gort_chan_new_of");
+  return c;
+}
+
+/* The queues. */
+
+void chan_enqueue(struct waitq *q, struct sudog *s) {
+  s->next = NULL;
+  s->prev = q->last;
+  if (q->last)
+    q->last->next = s;
+  else
+    q->first = s;
+  q->last = s;
+  s->queued = true;
+}
+
+void chan_remove(struct waitq *q, struct sudog *s) {
+  if (!s->queued)
+    return;
+  if (s->prev)
+    s->prev->next = s->next;
+  else
+    q->first = s->next;
+  if (s->next)
+    s->next->prev = s->prev;
+  else
+    q->last = s->prev;
+  s->queued = false;
+}
+
+struct sudog *chan_dequeue(struct waitq *q) {
+  for (struct sudog *s; (s = q->first) != NULL;) {
+    chan_remove(q, s);
+    if (!s->shared || waiter_claim(s->waiter))
+      return s;
+  }
+  return NULL;
+}
+
+/* Elements. */
+
+static inline void copy(void *to, const void *from, size_t size) {
+  if (size == sizeof(uint64_t))
+    memcpy(to, from, sizeof(uint64_t));
+  else if (size != 0)
+    memcpy(to, from, size);
+}
+
+static inline void copy_out(const gort_chan *c, void *to, const void *from) {
+  if (to)
+    copy(to, from, c->elemsize);
+}
+
+static inline void zero_out(const gort_chan *c, void *to) {
+  if (to && c->elemsize != 0)
+    memset(to, 0, c->elemsize);
+}
+
+static inline char *slot(const gort_chan *c, size_t i) { return c->buf + i * c->stride; }
+
+static inline void advance(const gort_chan *c, size_t *x) {
+  *x = *x + 1 == c->dataqsiz ? 0 : *x + 1;
+}
+
+static void put_in_ring(gort_chan *c, const void *elem) {
+  copy(slot(c, c->sendx), elem, c->elemsize);
+  advance(c, &c->sendx);
+  store_relaxed(&c->qcount, c->qcount + 1);
+}
+
+/* What it points to is not kept alive by the ring any more. */
+static void take_from_ring(gort_chan *c, void *elem) {
+  char *from = slot(c, c->recvx);
+  copy_out(c, elem, from);
+  zero_out(c, from);
+  advance(c, &c->recvx);
+  store_relaxed(&c->qcount, c->qcount - 1);
+}
+
+/* The element of s has been handed over, or cannot be any more. */
+static struct waiter *settle(struct sudog *s, bool success) {
+  struct waiter *w = s->waiter;
+  s->success = success;
+  w->by = s;
+  return w;
+}
+
+/* Steps. */
+
+enum outcome chan_send_step(gort_chan *c, const void *elem, struct waiter **wake) {
+  *wake = NULL;
+  if (c->closed)
+    return CLOSED;
+  struct sudog *s = chan_dequeue(&c->recvq);
+  if (s) {
+    copy_out(c, s->elem, elem);
+    *wake = settle(s, true);
+    return DONE;
+  }
+  if (c->qcount == c->dataqsiz)
+    return WOULD_BLOCK;
+  put_in_ring(c, elem);
+  return DONE;
+}
+
+/* A sender waits: the ring is full, so its element gets the room of the one that is taken. */
+static void recv_from_sender(gort_chan *c, void *elem, struct sudog *s) {
+  if (c->dataqsiz == 0) {
+    copy_out(c, elem, s->elem);
+    return;
+  }
+  take_from_ring(c, elem);
+  put_in_ring(c, s->elem);
+}
+
+enum outcome chan_recv_step(gort_chan *c, void *elem, struct waiter **wake) {
+  *wake = NULL;
+  chan_ripen(c);
+  struct sudog *s = c->closed ? NULL : chan_dequeue(&c->sendq);
+  if (s) {
+    recv_from_sender(c, elem, s);
+    *wake = settle(s, true);
+    return DONE;
+  }
+  if (c->qcount > 0) {
+    take_from_ring(c, elem);
+    return DONE;
+  }
+  if (!c->closed)
+    return WOULD_BLOCK;
+  zero_out(c, elem);
+  return CLOSED;
+}
+
+static void unlock_and_wake(gort_chan *c, struct waiter *wake) {
+  unlock_raw(&c->lock);
+  if (wake)
+    waiter_wake(wake);
+  releasem(getm());
+}
+
+/* gort_after. */
+
+static bool is_ripe(const gort_chan *c) {
+  int64_t when = load_relaxed(&c->when);
+  return unlikely(when != NEVER) && when <= nanotime();
+}
+
+/* With the lock held. A value that the program has sent itself may have taken its room. */
+void chan_ripen(gort_chan *c) {
+  if (!is_ripe(c))
+    return;
+  struct waiter *wake;
+  int64_t when = c->when;
+  store_relaxed(&c->when, NEVER);
+  chan_send_step(c, &when, &wake);
+  if (wake)
+    waiter_wake(wake);
+}
+
+gort_chan *gort_after(int64_t ns) {
+  CHECK_ATTACHED("gort_after");
+  gort_chan *c = new_chan(sizeof(int64_t), 1, sizeof(int64_t), GORT_NOSCAN, "gort_after");
+  if (ns != INT64_MAX)
+    c->when = ns > 0 ? deadline_in(ns) : nanotime();
+  return c;
+}
+
+/* Sending and receiving. */
+
+static GORT_NORETURN void block_for_good(enum waitreason why) {
+  struct waiter w = waiter_self();
+  waiter_wait(&w, NULL, NULL, why);
+  throw("woken from waiting for good");
+}
+
+void throw_send_on_closed(void) { throw("send on closed channel"); }
+
+static void unlock_chan(void *c) { unlock(&((gort_chan *)c)->lock); }
+
+/* With the lock held, which is released: until the element has been handed over (true), or the
+ * channel was closed. */
+static bool wait_to_send(gort_chan *c, const void *elem) {
+  struct waiter w = waiter_self();
+  struct sudog s = {.waiter = &w, .c = c, .elem = (void *)elem};
+  chan_enqueue(&c->sendq, &s);
+  waiter_wait(&w, unlock_chan, c, waitReasonChanSend);
+  return s.success;
+}
+
+/* WOULD_BLOCK: the time of the channel has come, look again. */
+static enum outcome wait_to_receive(gort_chan *c, void *elem) {
+  int64_t when = c->when == NEVER ? -1 : c->when;
+  struct waiter w = waiter_self();
+  struct sudog s = {.waiter = &w, .c = c, .elem = elem, .shared = when >= 0};
+  chan_enqueue(&c->recvq, &s);
+  if (waiter_wait_until(&w, when, unlock_chan, c, waitReasonChanReceive))
+    return s.success ? DONE : CLOSED;
+  lock(&c->lock);
+  chan_remove(&c->recvq, &s);
+  unlock(&c->lock);
+  return WOULD_BLOCK;
+}
+
+void gort_send(gort_chan *c, const void *elem) {
+  CHECK_ATTACHED("gort_send");
+  struct waiter *wake;
+  if (!c)
+    block_for_good(waitReasonChanSendNilChan);
+  lock(&c->lock);
+  enum outcome o = chan_send_step(c, elem, &wake);
+  if (o == WOULD_BLOCK) {
+    if (!wait_to_send(c, elem))
+      throw_send_on_closed();
+    return;
+  }
+  unlock_and_wake(c, wake);
+  if (o == CLOSED)
+    throw_send_on_closed();
+}
+
+bool gort_recv(gort_chan *c, void *elem) {
+  CHECK_ATTACHED("gort_recv");
+  struct waiter *wake;
+  enum outcome o;
+  if (!c)
+    block_for_good(waitReasonChanReceiveNilChan);
+  do {
+    lock(&c->lock);
+    o = chan_recv_step(c, elem, &wake);
+    if (o == WOULD_BLOCK)
+      o = wait_to_receive(c, elem);
+    else
+      unlock_and_wake(c, wake);
+  } while (o == WOULD_BLOCK);
+  return o == DONE;
+}
+
+/* Without waiting. What can be seen without the lock is true at some moment of the call. */
+
+static bool is_full(const gort_chan *c) {
+  return c->dataqsiz == 0 ? !load_relaxed(&c->recvq.first)
+                          : load_relaxed(&c->qcount) == c->dataqsiz;
+}
+
+bool gort_try_send(gort_chan *c, const void *elem) {
+  CHECK_ATTACHED("gort_try_send");
+  struct waiter *wake;
+  if (!c || (!load_relaxed(&c->closed) && is_full(c)))
+    return false;
+  lock(&c->lock);
+  enum outcome o = chan_send_step(c, elem, &wake);
+  unlock_and_wake(c, wake);
+  if (o == CLOSED)
+    throw_send_on_closed();
+  return o == DONE;
+}
+
+/* Once closed a channel is not opened again, so the order of the two looks matters. */
+static bool is_empty(const gort_chan *c) {
+  return !load_acquire(&c->closed) && load_relaxed(&c->qcount) == 0 &&
+         !load_relaxed(&c->sendq.first) && !is_ripe(c);
+}
+
+int gort_try_recv(gort_chan *c, void *elem) {
+  CHECK_ATTACHED("gort_try_recv");
+  struct waiter *wake;
+  if (!c || is_empty(c))
+    return 0;
+  lock(&c->lock);
+  enum outcome o = chan_recv_step(c, elem, &wake);
+  unlock_and_wake(c, wake);
+  return o == DONE ? 1 : o == CLOSED ? -1 : 0;
+}
+
+/* Closing. */
+
+static struct waiter *settle_all(gort_chan *c, struct waitq *q, struct waiter *list) {
+  for (struct sudog *s; (s = chan_dequeue(q)) != NULL;) {
+    if (q == &c->recvq)
+      zero_out(c, s->elem);
+    struct waiter *w = settle(s, false);
+    w->link = list;
+    list = w;
+  }
+  return list;
+}
+
+void gort_chan_close(gort_chan *c) {
+  CHECK_ATTACHED("gort_chan_close");
+  if (!c)
+    throw("close of nil channel");
+  lock(&c->lock);
+  bool closed = c->closed;
+  store_release(&c->closed, true);
+  struct waiter *list = settle_all(c, &c->sendq, settle_all(c, &c->recvq, NULL));
+  unlock(&c->lock);
+  if (closed)
+    throw("close of closed channel");
+  waiter_wake_list(list);
+}
+
+/* Asking. */
+
+size_t gort_chan_len(const gort_chan *c) {
+  CHECK_ATTACHED("gort_chan_len");
+  size_t n = c ? load_relaxed(&c->qcount) : 0;
+  return c && n == 0 && is_ripe(c) ? 1 : n;
+}
+
+size_t gort_chan_cap(const gort_chan *c) {
+  CHECK_ATTACHED("gort_chan_cap");
+  return c ? c->dataqsiz : 0;
+}
