@@ -76,10 +76,10 @@ GORT_API gort_chan *gort_after(int64_t ns);
 typedef struct gort_timer gort_timer;
 
 /* Runs fn(arg) on a goroutine of its own when after_ns have passed (0 or less: at once; INT64_MAX:
- * never), and then every period_ns, unless that is 0. A run that lasts longer than the period
- * makes the next one late: they do not overlap, and those missed are left out. `arg` is traced
- * until the last run. Throws when period_ns is negative. A timer is on the collected heap, and goes
- * off whether or not anybody holds it. A child of fork has none of its parent's. */
+ * never), and then every period_ns, unless that is 0. Runs do not overlap: while one lasts the
+ * times to go off that come meanwhile are left out. `arg` is traced until the last run. Throws when
+ * period_ns is negative. A timer is on the collected heap, and goes off whether or not anybody
+ * holds it. A child of fork has none of its parent's. */
 GORT_API gort_timer *gort_timer_start(int64_t after_ns, int64_t period_ns, void (*fn)(void *),
                                       void *arg);
 

@@ -81,6 +81,7 @@ void sched_after_fork(void) {
   stack_after_fork();
   gfree_after_fork();
   timers_after_fork();
+  gotimers_after_fork();
   watch_after_fork();
   netpoll_after_fork();
   sched.ngoroutines = 0;

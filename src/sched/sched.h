@@ -224,6 +224,9 @@ bool watch_wait(struct m *m, struct waiter **ready); /* waits for it; false: not
                                                       *ready: who is to be woken for descriptors */
 void watch_after_fork(void);
 
+/* gotimer.c */
+void gotimers_after_fork(void);
+
 /* schedtrace.c */
 int64_t schedtrace_left(int64_t now); /* ns until the next line; INT64_MAX: none */
 void schedtrace(int64_t now);         /* prints it if it is time; sysmon's */
