@@ -106,6 +106,8 @@ struct m {
   struct p *p, *nextp;
   struct g *lockedg;
   bool spinning;
+  int64_t spin_until; /* nanotime() */
+  uint32_t dozes;     /* how often it may still doze */
   struct note park;
   struct m *schedlink;
   uint64_t random;

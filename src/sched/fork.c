@@ -34,6 +34,7 @@ static void reset_threads(struct m *self) {
   sched.nm = runs;
   sched.nmidle = 0;
   sched.nmspinning = 0;
+  sched.dozer = NULL;
   sched.m0_waits = sched.refused = sched.no_more_threads = sched.checkdead_later = false;
   if (sched.m0 != self)
     sched.m0 = NULL;
@@ -44,6 +45,9 @@ static void empty_queue(struct p *p) {
   p->runnext = NULL;
   p->gfree = NULL;
   p->ngfree = 0;
+  p->stacks = NULL;
+  p->nstacks = 0;
+  p->ngoroutines = 0;
 }
 
 /* All but the caller's become idle. */
@@ -78,7 +82,6 @@ void sched_after_fork(void) {
   reset_threads(self);
   reset_ps(self);
   sysmon_after_fork();
-  stack_after_fork();
   gfree_after_fork();
   timers_after_fork();
   gotimers_after_fork();
@@ -87,6 +90,7 @@ void sched_after_fork(void) {
   sched.ngoroutines = 0;
   for (struct g *g = allgs; g; g = g->alllink)
     sort_out(g, self->curg);
+  stackpool_after_fork();
   if (self->curg && !self->curg->system)
     sched.ngoroutines = 1;
   if (sched.maing != self->curg)

@@ -47,36 +47,43 @@ enum waitreason {
 };
 
 struct g {
-  uintptr_t sp;       /* where switch_to goes on; valid when it does not run */
-  struct stack stack; /* constant while the goroutine lives */
-  uint32_t status;    /* enum gstatus; atomic, see above */
-  uint8_t waitreason; /* of Gwaiting; written before the status */
-  bool system;        /* the runtime's own: not counted, and runs on when gort_main has returned */
-  bool begun;         /* fn has been called; before, fn and arg are roots */
-  uint64_t goid;      /* constant while the goroutine lives */
-  void (*fn)(void *); /* what it runs; cleared when it begins */
-  void *arg;
-
-  struct m *m;         /* the thread it runs on; the owner's; atomic for messages */
+  /* Where it is: read and written whenever it is made, runs and ends. */
+  uintptr_t sp;        /* where switch_to goes on; valid when it does not run */
+  struct stack stack;  /* constant from its first run on; none before, if of the default size */
+  uint32_t status;     /* enum gstatus; atomic, see above */
+  uint8_t waitreason;  /* of Gwaiting; written before the status */
+  bool system;         /* the runtime's own: not counted, and runs on when gort_main has returned */
+  bool begun;          /* fn has been called; before, fn and arg are roots */
   struct g *schedlink; /* next in the global queue or in a list; its owner's */
-  struct g *alllink;   /* next in allgs; constant */
-  struct m *lockedm;   /* the one thread that may run it, or NULL; with locked 0 main's, until it
-                          parks; the owner's */
-  uint32_t locked;     /* depth of gort_lock_thread; the goroutine's */
+  void (*fn)(void *);  /* what it runs; cleared when it begins */
+  void *arg;
+  uint64_t goid; /* constant while the goroutine lives */
 
-  /* What its thread does on g0 after the goroutine has left its stack: set by the goroutine just
-   * before it switches. */
+  struct m *m;            /* the thread it runs on; the owner's; atomic for messages */
+  struct m *lockedm;      /* the one thread that may run it, or NULL; with locked 0 main's, until it
+                             parks; the owner's */
+  struct stackslot *slot; /* of a stack of the default size: stackpool.c */
+  /* What its thread does on another stack after the goroutine has left its own: set by the
+   * goroutine just before it switches. */
   void (*leave)(struct m *m, struct g *g);
   void (*commit)(void *arg); /* for gopark */
   void *commit_arg;
-
   char *last_error; /* the text of its last refusal, malloc'ed; freed with the goroutine */
   /* When set, gort_goexit calls it instead of ending the goroutine; it does not return. The
    * goroutine's. */
   void (*goexit_hook)(void);
 
+  uint32_t locked;                    /* depth of gort_lock_thread; the goroutine's */
+  struct g *alllink;                  /* next in allgs; constant */
   void *asan_fake_stack, *tsan_fiber; /* sanitizer.h */
 };
+_Static_assert(offsetof(struct g, m) == CACHE_LINE, "what making a goroutine needs is in one line");
+
+/* It is going to be run, or made, soon: perhaps another processor had it last. */
+static inline void prefetch_g(const struct g *g) {
+  __builtin_prefetch(g, 1);
+  __builtin_prefetch(&g->m, 1);
+}
 
 /* All goroutines there ever were, by alllink. Grows at its head only; atomic. */
 extern struct g *allgs;

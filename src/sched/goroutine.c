@@ -1,9 +1,9 @@
 /* Making and ending goroutines, and the public functions on them.
  *
- * A dead goroutine stays in allgs for good and is used anew. Those with a stack of the default
- * size keep it: their stacks are warm, a few of them with each P, more in a common list; beyond
- * that their memory is given back to the system and only the addresses stay. What lies on the
- * stack of a dead goroutine, or above sp in one that has not begun, is no root. */
+ * A dead goroutine stays in allgs for good and is used anew; a few are with each P, more in a
+ * common list. It has no stack: one of the default size goes to the pool. A new goroutine gets its
+ * stack when it first runs. Until then its function and argument are roots, after that its stack
+ * is. */
 #include "sched/sched.h"
 
 #include "base/kernel.h"
@@ -18,83 +18,78 @@
 
 #include <stdlib.h>
 
-enum { GFREE_PER_P = 64, WARM_STACKS = 256 };
+enum { GFREE_MAX = 64, GFREE_BATCH = GFREE_MAX / 2, GOIDS = 16 };
 
 struct g *allgs;
 
 /* Dead goroutines that no P has. */
 static struct {
   struct mutex lock;
-  struct g *warm, *cold; /* with a stack; cold: its memory is with the system; under lock */
-  struct g *bare;        /* without; under lock */
-  uint32_t nwarm;        /* under lock */
+  struct g *first; /* by schedlink; under lock; atomic for who only looks */
 } gfree;
 
 static void push(struct g **list, struct g *g) {
   g->schedlink = *list;
-  *list = g;
+  store_relaxed(list, g);
 }
 
 static struct g *pop(struct g **list) {
   struct g *g = *list;
   if (g)
-    *list = g->schedlink;
+    store_relaxed(list, g->schedlink);
   return g;
 }
 
-/* Dead goroutines. */
+/* Dead goroutines. With acquirem held; p may be NULL. */
 
 static void put_common(struct g *g) {
-  bool bare = g->stack.hi == 0;
   lock(&gfree.lock);
-  bool warm = !bare && gfree.nwarm < WARM_STACKS;
-  gfree.nwarm += warm;
-  if (warm)
-    push(&gfree.warm, g);
-  unlock(&gfree.lock);
-  if (warm)
-    return;
-  if (!bare)
-    os_release((void *)g->stack.lo, g->stack.hi - g->stack.lo);
-  lock(&gfree.lock);
-  push(bare ? &gfree.bare : &gfree.cold, g);
+  push(&gfree.first, g);
   unlock(&gfree.lock);
 }
 
-static struct g *take_common(bool with_stack) {
+static struct g *take_common(void) {
   lock(&gfree.lock);
-  struct g *g = NULL;
-  if (with_stack && (g = pop(&gfree.warm)) != NULL)
-    gfree.nwarm--;
-  else if (with_stack)
-    g = pop(&gfree.cold);
-  if (!g)
-    g = pop(&gfree.bare);
+  struct g *g = pop(&gfree.first);
   unlock(&gfree.lock);
   return g;
 }
 
-/* With acquirem held; p may be NULL. When a P has too many, half of them go to the others. */
+static void spill(struct p *p) {
+  lock(&gfree.lock);
+  for (; p->ngfree > GFREE_BATCH; p->ngfree--)
+    push(&gfree.first, pop(&p->gfree));
+  unlock(&gfree.lock);
+}
+
+static void fill(struct p *p) {
+  lock(&gfree.lock);
+  for (struct g *g; p->ngfree < GFREE_BATCH && (g = pop(&gfree.first)) != NULL; p->ngfree++)
+    push(&p->gfree, g);
+  unlock(&gfree.lock);
+}
+
 static void gfput(struct p *p, struct g *g) {
-  if (!p || g->stack.hi == 0) {
+  if (!p) {
     put_common(g);
     return;
   }
   push(&p->gfree, g);
-  if (++p->ngfree < GFREE_PER_P)
-    return;
-  while (p->ngfree > GFREE_PER_P / 2) {
-    p->ngfree--;
-    put_common(pop(&p->gfree));
-  }
+  if (++p->ngfree == GFREE_MAX)
+    spill(p);
 }
 
-static struct g *gfget(struct p *p, bool with_stack) {
-  if (with_stack && p && p->gfree) {
-    p->ngfree--;
-    return pop(&p->gfree);
-  }
-  return take_common(with_stack);
+static struct g *gfget(struct p *p) {
+  if (!p)
+    return take_common();
+  if (!p->gfree && load_relaxed(&gfree.first))
+    fill(p);
+  struct g *g = pop(&p->gfree);
+  if (!g)
+    return NULL;
+  p->ngfree--;
+  prefetch_g(p->gfree);
+  return g;
 }
 
 static struct g *make_g(void) {
@@ -124,32 +119,61 @@ static void goroutine_main(void *self) {
   end_goroutine();
 }
 
+void prepare_stack(struct m *m, struct g *g) {
+  if (g->stack.hi == 0)
+    stack_take(m->p, g);
+  g->sp = stack_prepare(g->stack.hi, goroutine_main, g);
+}
+
+/* Each P takes some ids at a time. */
+static uint64_t new_goid(struct p *p) {
+  if (!p)
+    return add_relaxed(&sched.goidgen, 1);
+  if (p->goid == p->goidend) {
+    p->goidend = add_relaxed(&sched.goidgen, GOIDS);
+    p->goid = p->goidend - GOIDS;
+  }
+  return ++p->goid;
+}
+
+void count_goroutine(struct m *m, int n) {
+  if (m->p)
+    store_relaxed(&m->p->ngoroutines, m->p->ngoroutines + n);
+  else
+    add_relaxed(&sched.ngoroutines, n);
+}
+
+int num_goroutines(void) {
+  int n = load_relaxed(&sched.ngoroutines);
+  for (uint32_t i = 0, nallp = load_acquire(&sched.nallp); i < nallp; i++)
+    n += load_relaxed(&allp[i]->ngoroutines);
+  return n;
+}
+
 /* Not in any queue yet. */
-struct g *new_g(void (*fn)(void *), void *arg, size_t stack_size, bool system, uint64_t goid) {
-  bool with_stack = stack_size == 0 || stack_size == DEFAULT_STACK;
+struct g *new_g(void (*fn)(void *), void *arg, size_t stack_size, bool system) {
   struct m *m = acquirem();
-  struct g *g = gfget(m->p, with_stack);
+  struct g *g = gfget(m->p);
   if (!g)
     g = make_g();
-  if (g->stack.hi == 0)
+  if (stack_size != 0 && stack_size != DEFAULT_STACK)
     stack_alloc(g, stack_size);
   sanitize_new(g);
-  g->sp = stack_prepare(g->stack.hi, goroutine_main, g);
-  g->goid = goid;
+  g->goid = new_goid(m->p);
   g->system = system;
   g->begun = false;
   g->fn = fn;
   g->arg = arg;
   store_release(&g->status, Grunnable);
   if (!system)
-    add_relaxed(&sched.ngoroutines, 1);
+    count_goroutine(m, 1);
   releasem(m);
   return g;
 }
 
 struct g *newproc(void (*fn)(void *), void *arg, size_t stack_size, bool system) {
   sysmon_ensure();
-  struct g *g = new_g(fn, arg, stack_size, system, add_relaxed(&sched.goidgen, 1));
+  struct g *g = new_g(fn, arg, stack_size, system);
   struct m *m = acquirem();
   runqput_here(m, g);
   releasem(m);
@@ -158,11 +182,18 @@ struct g *newproc(void (*fn)(void *), void *arg, size_t stack_size, bool system)
 
 /* Ending. */
 
-/* On g0. */
+static void drop_stack(struct p *p, struct g *g) {
+  if (g->slot)
+    stack_give(p, g);
+  else if (g->stack.hi != 0)
+    stack_unmap(g);
+}
+
+/* It has left its stack. */
 void goroutine_end(struct m *m, struct g *g) {
   bool locked = g->locked > 0;
   if (!g->system)
-    add_relaxed(&sched.ngoroutines, -1);
+    count_goroutine(m, -1);
   if (g->lockedm)
     m->lockedg = NULL;
   g->lockedm = NULL;
@@ -170,8 +201,7 @@ void goroutine_end(struct m *m, struct g *g) {
   g->goexit_hook = NULL;
   store_relaxed(&g->status, Gdead);
   sanitize_end(g);
-  if (!stack_is_default(g))
-    stack_unmap(g);
+  drop_stack(m->p, g);
   gfput(m->p, g);
   if (locked)
     m->g0->status = Gdead;
@@ -191,17 +221,19 @@ void end_goroutine(void) {
 
 void gfree_after_fork(void) {
   gfree.lock = (struct mutex){0};
-  gfree.warm = gfree.cold = gfree.bare = NULL;
-  gfree.nwarm = 0;
+  gfree.first = NULL;
 }
 
+/* Its slot is free again when all have been buried: stackpool_after_fork. */
 void bury_goroutine(struct g *g) {
   g->lockedm = NULL;
   g->locked = 0;
   g->goexit_hook = NULL;
   g->last_error = NULL;
   g->status = Gdead;
-  if (g->stack.hi != 0 && !stack_is_default(g))
+  if (g->slot)
+    stack_give(NULL, g);
+  else if (g->stack.hi != 0)
     stack_unmap(g);
   put_common(g);
 }
@@ -291,7 +323,6 @@ uint64_t gort_id(void) {
   return g ? g->goid : 0;
 }
 
-int num_goroutines(void) { return load_relaxed(&sched.ngoroutines); }
 int gort_num_goroutines(void) {
   CHECK_ATTACHED("gort_num_goroutines");
   return num_goroutines();

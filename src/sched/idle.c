@@ -155,7 +155,15 @@ void startm(struct p *p, bool spinning) {
 }
 
 /* There is new work: see the top of proc.c. */
-void wakep_put(void) {
+static void wake_dozer(void) {
+  struct m *m = load_relaxed(&sched.dozer);
+  if (m && cas_seqcst(&sched.dozer, m, NULL))
+    notewakeup(&m->park);
+}
+
+void wakep_put(bool waits) {
+  if (waits && unlikely(load_seqcst(&sched.dozer) != NULL))
+    wake_dozer();
   if (load_seqcst(&sched.npidle) == 0 || load_seqcst(&sched.nmspinning) != 0)
     return;
   if (cas_seqcst(&sched.nmspinning, 0, 1))
@@ -164,7 +172,7 @@ void wakep_put(void) {
 
 void wakep(void) {
   full_fence();
-  wakep_put();
+  wakep_put(true);
 }
 
 /* The thread that had p is blocked or gone: p goes to another if there is anything for it, else
@@ -223,6 +231,7 @@ static void m_main(void *arg) {
   acquirem();
   m_begin(m);
   m->spinning = p->start_spinning;
+  m->spin_until = 0;
   acquirep(m, p);
   schedule_loop(m);
   m_end(m);
@@ -359,7 +368,7 @@ void checkdead(void) {
       sysmon_call();
     return;
   }
-  if (sched.main_goexit && load_relaxed(&sched.ngoroutines) == 0)
+  if (sched.main_goexit && num_goroutines() == 0)
     throw("no goroutines (main called gort_goexit) - deadlock!");
   throw("all goroutines are asleep - deadlock!");
 }

@@ -96,7 +96,8 @@ static size_t main_stack_size(void) {
 
 /* Tied to m0 until it parks. */
 static struct g *new_main(struct m *m, struct main_call *call) {
-  struct g *g = new_g(main_goroutine, call, main_stack_size(), false, 1);
+  struct g *g = new_g(main_goroutine, call, main_stack_size(), false);
+  g->goid = 1;
   g->lockedm = m;
   m->lockedg = g;
   lock_raw(&sched.lock);
@@ -285,8 +286,10 @@ static void end_main(struct m *m, struct g *g) {
 /* On the main goroutine. In a child of fork that another thread than m0 has made, the frames that
  * gort_main would return to belong to nobody: the process ends as it would after that. */
 void main_returned(void) {
-  struct g *g = getg();
-  add_relaxed(&sched.ngoroutines, -1);
+  struct m *m = acquirem();
+  struct g *g = m->curg;
+  count_goroutine(m, -1);
+  releasem(m);
   g->system = true; /* it is not halted with the others */
   store_seqcst(&sched.main_done, true);
   halt_others();

@@ -40,10 +40,13 @@ void arrive_on(struct g *g) {
 
 /* m runs g from now on. */
 void become(struct m *m, struct g *g, bool inherit) {
+  if (!g->begun)
+    prepare_stack(m, g);
   store_relaxed(&g->m, m);
   store_relaxed(&g->status, Grunning);
   m->curg = g;
   m->stack = g->stack;
+  store_relaxed(&m->p->switches, m->p->switches + 1);
   if (!inherit)
     store_relaxed(&m->p->schedtick, m->p->schedtick + 1);
 }

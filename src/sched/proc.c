@@ -44,7 +44,12 @@
 struct sched sched;
 struct p *allp[MAX_PROCS];
 
-enum { STEAL_ROUNDS = 4 };
+enum {
+  STEAL_ROUNDS = 4,
+  SPIN = 10000, /* ns: what it costs to sleep and be woken, about */
+  DOZE = 50000, /* ns */
+  DOZES = 4,
+};
 
 /* User goroutines do not run any more when gort_main has returned. */
 bool halted(const struct g *g) { return unlikely(load_acquire(&sched.main_done)) && !g->system; }
@@ -53,6 +58,8 @@ bool halted(const struct g *g) { return unlikely(load_acquire(&sched.main_done))
 
 static void start_spinning(struct m *m) {
   m->spinning = true;
+  m->spin_until = nanotime() + SPIN;
+  m->dozes = DOZES;
   add_seqcst(&sched.nmspinning, 1);
 }
 
@@ -72,6 +79,36 @@ static void found_work(struct m *m) {
 static bool may_spin(const struct m *m) {
   uint32_t busy = load_relaxed(&sched.gomaxprocs) - load_relaxed(&sched.npidle);
   return m->spinning || 2 * load_relaxed(&sched.nmspinning) < busy;
+}
+
+/* Somebody is there who may make work soon. */
+static bool others_are_busy(void) {
+  uint32_t idle = load_relaxed(&sched.npidle) + load_relaxed(&sched.nmspinning);
+  return idle < load_relaxed(&sched.gomaxprocs);
+}
+
+/* Spinning on for a while is cheaper than to sleep and be woken at once. */
+static bool spin_on(const struct m *m) {
+  if (!others_are_busy() || nanotime() >= m->spin_until)
+    return false;
+  for (int i = 0; i < 200; i++)
+    cpu_relax();
+  return true;
+}
+
+/* Then a thread dozes for a few short times before it sleeps. It keeps its P and counts as
+ * spinning, so that two goroutines which wake each other by turns on one P do not wake this thread
+ * in vain every time: it is called only when some other goroutine has to wait for them. It does not
+ * doze where it should watch. */
+static bool doze(struct m *m) {
+  if (m->dozes == 0 || !others_are_busy() || unwatched() || !cas_seqcst(&sched.dozer, NULL, m))
+    return false;
+  m->dozes--;
+  wait_in_kernel(m, DOZE);
+  if (!cas_seqcst(&sched.dozer, m, NULL))
+    notesleep(&m->park, -1); /* it is just being called */
+  noteclear(&m->park);
+  return true;
 }
 
 /* Looking for work, in the order of findrunnable. */
@@ -223,6 +260,8 @@ static struct g *findrunnable(struct m *m, bool *inherit) {
         start_spinning(m);
       if ((g = steal(m)) != NULL)
         return g;
+      if (spin_on(m) || doze(m))
+        continue;
     }
     if ((g = give_up_p(m)) != NULL)
       return g;

@@ -172,7 +172,7 @@ void fing_init(void) {
 
 /* For whoever starts the first thread in the child. */
 static void make_fing_ready(void) {
-  fing = new_g(runfinq, NULL, 0, true, add_relaxed(&sched.goidgen, 1));
+  fing = new_g(runfinq, NULL, 0, true);
   lock_raw(&sched.lock);
   globrunqput(fing);
   unlock_raw(&sched.lock);

@@ -17,6 +17,9 @@
 #include "sched/sched.h"
 
 #include "base/kernel.h"
+#include "gc/stop.h"
+
+enum { RUNNEXT_PATIENCE = 3000 }; /* ns */
 
 static struct g **slot(struct p *p, uint32_t i) { return &p->runq[i % RUNQ_SIZE]; }
 
@@ -69,7 +72,8 @@ struct g *globrunqget(struct p *p, uint32_t max) {
 /* Filling a ring. */
 
 /* The ring is full: moves half of it and g to the global queue, so that room is made for many
- * at the price of one lock. False when a thief was faster. */
+ * at the price of one lock. Who makes so many ready should let some of them run, while what they
+ * need is still in the processor's cache. False when a thief was faster. */
 static bool runqput_half(struct p *p, struct g *g, uint32_t h, uint32_t t) {
   struct g *batch[RUNQ_SIZE / 2 + 1];
   uint32_t n = (t - h) / 2;
@@ -82,6 +86,8 @@ static bool runqput_half(struct p *p, struct g *g, uint32_t h, uint32_t t) {
   for (uint32_t i = 0; i <= n; i++)
     globrunqput(batch[i]);
   unlock_raw(&sched.lock);
+  if (!p->m->lockedg) /* which would take another thread */
+    ask_preempt(p->m);
   return true;
 }
 
@@ -99,18 +105,18 @@ static void runqput_tail(struct p *p, struct g *g) {
 }
 
 /* The owner's. `next`: before all others; who was next goes to the end. */
-void runqput(struct p *p, struct g *g, bool next) {
+bool runqput(struct p *p, struct g *g, bool next) {
   if (next)
     g = xchg_seqcst(&p->runnext, g);
   if (g)
     runqput_tail(p, g);
+  return g != NULL;
 }
 
 /* Before all others of the thread's P; without one, for anybody. */
 void runqput_here(struct m *m, struct g *g) {
   if (likely(m->p != NULL)) {
-    runqput(m->p, g, true);
-    wakep_put();
+    wakep_put(runqput(m->p, g, true));
     return;
   }
   lock_raw(&sched.lock);
@@ -136,6 +142,7 @@ struct g *runqget(struct p *p, bool *inherit) {
     if (h == load_relaxed(&p->runqtail))
       return NULL;
     g = load_relaxed(slot(p, h));
+    prefetch_g(load_relaxed(slot(p, h + 1)));
     if (!cas_seqcst(&p->runqhead, h, h + 1))
       g = NULL;
   }
@@ -154,13 +161,19 @@ bool runqempty(const struct p *p) {
 }
 
 /* Who was made ready just now will run in a moment where it is: its caller is about to park. Only
- * if that does not come true it is taken. */
+ * if that does not come true for a while it is taken. */
 static struct g *steal_runnext(struct p *from) {
   if (!load_relaxed(&from->runnext))
     return NULL;
-  if (load_relaxed(&from->status) == Prunning)
-    for (int i = 0; i < 3; i++)
-      osyield();
+  uint32_t switches = load_relaxed(&from->switches);
+  for (int64_t until = nanotime() + RUNNEXT_PATIENCE; nanotime() < until;) {
+    for (int i = 0; i < 20; i++)
+      cpu_relax();
+    if (load_relaxed(&from->switches) != switches || load_relaxed(&from->status) != Prunning)
+      break;
+  }
+  if (load_relaxed(&from->switches) != switches)
+    return NULL;
   return runnext_take(from);
 }
 

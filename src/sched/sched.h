@@ -47,11 +47,12 @@ enum pstatus {
 };
 
 struct p {
-  uint32_t id;          /* constant */
-  uint32_t status;      /* enum pstatus; atomic: from Psyscall it is taken by compare and swap */
-  struct m *m;          /* who has it; atomic for sysmon */
-  struct p *link;       /* in sched.pidle or sched.starting; under sched.lock */
-  uint32_t schedtick;   /* grows with each time slice; the owner's; atomic for sysmon */
+  uint32_t id;        /* constant */
+  uint32_t status;    /* enum pstatus; atomic: from Psyscall it is taken by compare and swap */
+  struct m *m;        /* who has it; atomic for sysmon */
+  struct p *link;     /* in sched.pidle or sched.starting; under sched.lock */
+  uint32_t schedtick; /* grows with each time slice; the owner's; atomic for sysmon */
+  uint32_t switches;  /* grows with each goroutine that it runs; the owner's; atomic for thieves */
   uint32_t syscalltick; /* grows with each block; the owner's; atomic for sysmon */
   bool start_spinning;  /* in sched.starting: how its new thread begins; under sched.lock */
 
@@ -69,9 +70,13 @@ struct p {
 
   struct timers timers; /* timer.h */
 
-  /* Dead goroutines with their stacks, the owner's: goroutine.c. */
-  struct g *gfree;
+  /* The owner's: */
+  struct g *gfree; /* dead goroutines: goroutine.c */
   uint32_t ngfree;
+  struct stackslot *stacks; /* free ones: stackpool.c */
+  uint32_t nstacks;
+  uint64_t goid, goidend; /* ids that it may give */
+  int32_t ngoroutines;    /* made here less ended here; atomic for who counts them */
 };
 
 struct sched {
@@ -98,8 +103,10 @@ struct sched {
   bool refused;         /* the system refused a thread; sysmon tries again; atomic */
 
   uint32_t nmspinning; /* threads that look for work and have none; atomic */
-  uint64_t goidgen;    /* the last id given; atomic */
-  int32_t ngoroutines; /* user goroutines that live; atomic */
+  struct m *dozer;     /* one of them, which sleeps for a moment; who sets it to NULL wakes it;
+                          atomic */
+  uint64_t goidgen;    /* the last id given to a P or a goroutine; atomic */
+  int32_t ngoroutines; /* user goroutines made without a P, less ended; atomic */
 
   /* gort_main: */
   struct m *m0;     /* the thread that called it, while it is there; atomic */
@@ -125,7 +132,7 @@ void sched_init(int procs);
 /* In a child of fork, the world stopped: only the calling thread and its goroutine live on, and
  * the runtime's goroutines that were not running. */
 void sched_after_fork(void);
-/* How many user goroutines there are. */
+/* How many user goroutines there are: true of a moment if none is made or ends meanwhile. */
 int num_goroutines(void);
 
 /* A line about the scheduler every ms milliseconds on standard error; 0: none. From `begin` on,
@@ -161,7 +168,7 @@ void acquirep(struct m *m, struct p *p);
 struct p *releasep(struct m *m);
 bool p_is_retired(const struct p *p); /* beyond gomaxprocs */
 void wakep(void);
-void wakep_put(void); /* after runqput, which is a full barrier */
+void wakep_put(bool waits); /* after runqput, which is a full barrier; waits: it returned true */
 void startm(struct p *p, bool spinning);
 void stopm(struct m *m);
 void handoffp(struct p *p);
@@ -194,8 +201,10 @@ bool stoplockedm(struct m *m); /* whether its locked goroutine is ready */
 void startlockedm(struct m *m, struct g *g);
 
 /* runq.c */
-void runqput(struct p *p, struct g *g, bool next); /* with next, a full barrier */
-void runqput_here(struct m *m, struct g *g);       /* g is ready; wakes who may be needed for it */
+/* True when somebody is in the ring now who was not, so that there is work for two. With next, a
+ * full barrier. */
+bool runqput(struct p *p, struct g *g, bool next);
+void runqput_here(struct m *m, struct g *g); /* g is ready; wakes who may be needed for it */
 struct g *runqget(struct p *p, bool *inherit);
 bool runqempty(const struct p *p);
 struct g *runqsteal(struct p *to, struct p *from, bool runnext_too);
@@ -205,14 +214,22 @@ void runq_to_global(struct p *p);                 /* under sched.lock */
 
 /* stack.c */
 void stack_init(void);
-void stack_alloc(struct g *g, size_t size); /* throws when there is no memory */
-bool stack_is_default(const struct g *g);
-void stack_unmap(struct g *g); /* not a default one */
-void stack_after_fork(void);
+void stack_alloc(struct g *g,
+                 size_t size);     /* of a size of its own; throws when there is no memory */
+void stack_unmap(struct g *g);     /* one from stack_alloc */
+uintptr_t stack_map(size_t bytes); /* 0 when there is no memory */
+GORT_NORETURN void stack_no_memory(size_t size);
+
+/* stackpool.c: stacks of the default size. With acquirem held. */
+void stack_take(struct p *p, struct g *g); /* throws when there is no memory */
+void stack_give(struct p *p, struct g *g);
+void stackpool_after_fork(void);
 
 /* goroutine.c */
 void goroutine_end(struct m *m, struct g *g); /* on g0 */
-struct g *new_g(void (*fn)(void *), void *arg, size_t stack_size, bool system, uint64_t goid);
+struct g *new_g(void (*fn)(void *), void *arg, size_t stack_size, bool system);
+void prepare_stack(struct m *m, struct g *g); /* before it runs for the first time */
+void count_goroutine(struct m *m, int n);     /* n more user goroutines */
 void gfree_after_fork(void);
 void bury_goroutine(struct g *g); /* after fork: it is dead and can be used anew */
 GORT_NORETURN void end_goroutine(void);

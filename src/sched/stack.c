@@ -3,8 +3,7 @@
  *   | guard, 64 KiB | stack, 256 KiB | guard | stack | ...
  *                   lo               hi
  *
- * Stacks of the default size are cut from larger mappings, which are never unmapped: a dead
- * goroutine keeps its stack for the next one (goroutine.c). Others have a mapping each, for as
+ * Stacks of the default size come from a pool (stackpool.c). Others have a mapping each, for as
  * long as their goroutine lives. Memory comes as it is touched; huge pages are refused, for one
  * would make 2 MiB out of the first touch.
  *
@@ -19,70 +18,42 @@
 #include <signal.h>
 #include <string.h>
 
-enum { SLOT = STACK_GUARD + DEFAULT_STACK, SLOTS_PER_MAPPING = 16 };
-
 uint64_t stack_inuse;
 
-/* The mapping that default stacks are being cut from. */
-static struct {
-  struct mutex lock;
-  uintptr_t next, end; /* under lock */
-} slots;
-
-static GORT_NORETURN void no_memory(size_t size) {
+void stack_no_memory(size_t size) {
   throw("out of memory: cannot map a goroutine's stack of %zu bytes", size);
 }
 
-static uintptr_t map_stacks(size_t bytes, size_t size) {
+uintptr_t stack_map(size_t bytes) {
   void *p = os_map(bytes, os_page_size());
-  if (!p)
-    no_memory(size);
-  os_huge_pages(p, bytes, false);
+  if (p)
+    os_huge_pages(p, bytes, false);
   return (uintptr_t)p;
-}
-
-/* A slot of guard and stack. The kernel is asked outside the lock's usual path only: one call in
- * sixteen maps. */
-static uintptr_t take_slot(void) {
-  lock(&slots.lock);
-  if (slots.next == slots.end) {
-    slots.next = map_stacks((size_t)SLOT * SLOTS_PER_MAPPING, DEFAULT_STACK);
-    slots.end = slots.next + (size_t)SLOT * SLOTS_PER_MAPPING;
-  }
-  uintptr_t slot = slots.next;
-  slots.next += SLOT;
-  unlock(&slots.lock);
-  return slot;
 }
 
 /* More than the address space has is not rounded up, lest it overflow. */
 static size_t rounded(size_t size) {
   if (size > SIZE_MAX / 2)
-    no_memory(size);
+    stack_no_memory(size);
   return ALIGN_UP(size < MIN_STACK ? (size_t)MIN_STACK : size, os_page_size());
 }
 
 void stack_alloc(struct g *g, size_t size) {
-  size = size == 0 ? DEFAULT_STACK : rounded(size);
-  uintptr_t lo = size == DEFAULT_STACK ? take_slot() : map_stacks(STACK_GUARD + size, size);
-  if (!os_guard((void *)lo, STACK_GUARD))
-    no_memory(size);
+  size = rounded(size);
+  uintptr_t lo = stack_map(STACK_GUARD + size);
+  if (lo == 0 || !os_guard((void *)lo, STACK_GUARD))
+    stack_no_memory(size);
   g->stack = (struct stack){lo + STACK_GUARD, lo + STACK_GUARD + size};
   add_relaxed(&stack_inuse, size);
   sanitize_stack(g->stack.lo, g->stack.hi);
 }
 
-bool stack_is_default(const struct g *g) { return g->stack.hi - g->stack.lo == DEFAULT_STACK; }
-
-/* Not a default one. */
 void stack_unmap(struct g *g) {
   size_t size = g->stack.hi - g->stack.lo;
   os_unmap((void *)(g->stack.lo - STACK_GUARD), STACK_GUARD + size);
   add_relaxed(&stack_inuse, -size);
   g->stack = (struct stack){0, 0};
 }
-
-void stack_after_fork(void) { slots.lock = (struct mutex){0}; }
 
 /* Overflow. */
 
