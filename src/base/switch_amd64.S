@@ -78,14 +78,22 @@
 	.size	\name, . - \name
 .endm
 
-/* void switch_to(uintptr_t *save, uintptr_t sp) */
+/* void switch_to(uintptr_t *save, uintptr_t sp)
+ *
+ * Control words are loaded only where they differ: that is slow, and rare. */
 FUNCTION switch_to
 	PUSH_FRAME
 	movq	%rsp, (%rdi)
+	movl	(%rsp), %eax
+	movzwl	4(%rsp), %ecx
 	movq	%rsi, %rsp
-	ldmxcsr	(%rsp)
+	cmpl	(%rsp), %eax
+	jne	1f
+	cmpw	4(%rsp), %cx
+	je	2f
+1:	ldmxcsr	(%rsp)
 	fldcw	4(%rsp)
-	POP_FRAME
+2:	POP_FRAME
 	ret
 END switch_to
 

@@ -43,10 +43,7 @@ static void reset_threads(struct m *self) {
 static void empty_queue(struct p *p) {
   p->runqhead = p->runqtail = 0;
   p->runnext = NULL;
-  p->gfree = NULL;
-  p->ngfree = 0;
-  p->stacks = NULL;
-  p->nstacks = 0;
+  p->gfree = p->stacks = (struct magazines){NULL, NULL};
   p->ngoroutines = 0;
 }
 

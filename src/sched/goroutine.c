@@ -18,77 +18,25 @@
 
 #include <stdlib.h>
 
-enum { GFREE_MAX = 64, GFREE_BATCH = GFREE_MAX / 2, GOIDS = 16 };
+enum { GOIDS = 16 };
 
 struct g *allgs;
 
-/* Dead goroutines that no P has. */
-static struct {
-  struct mutex lock;
-  struct g *first; /* by schedlink; under lock; atomic for who only looks */
-} gfree;
+static struct depot gfree; /* dead goroutines */
 
-static void push(struct g **list, struct g *g) {
-  g->schedlink = *list;
-  store_relaxed(list, g);
-}
-
-static struct g *pop(struct g **list) {
-  struct g *g = *list;
-  if (g)
-    store_relaxed(list, g->schedlink);
-  return g;
-}
-
-/* Dead goroutines. With acquirem held; p may be NULL. */
-
-static void put_common(struct g *g) {
-  lock(&gfree.lock);
-  push(&gfree.first, g);
-  unlock(&gfree.lock);
-}
-
-static struct g *take_common(void) {
-  lock(&gfree.lock);
-  struct g *g = pop(&gfree.first);
-  unlock(&gfree.lock);
-  return g;
-}
-
-static void spill(struct p *p) {
-  lock(&gfree.lock);
-  for (; p->ngfree > GFREE_BATCH; p->ngfree--)
-    push(&gfree.first, pop(&p->gfree));
-  unlock(&gfree.lock);
-}
-
-static void fill(struct p *p) {
-  lock(&gfree.lock);
-  for (struct g *g; p->ngfree < GFREE_BATCH && (g = pop(&gfree.first)) != NULL; p->ngfree++)
-    push(&p->gfree, g);
-  unlock(&gfree.lock);
-}
-
+/* p may be NULL. */
 static void gfput(struct p *p, struct g *g) {
-  if (!p) {
-    put_common(g);
-    return;
-  }
-  push(&p->gfree, g);
-  if (++p->ngfree == GFREE_MAX)
-    spill(p);
+  if (p)
+    magazine_put(&p->gfree, &gfree, g);
+  else
+    depot_put(&gfree, g);
 }
 
 static struct g *gfget(struct p *p) {
   if (!p)
-    return take_common();
-  if (!p->gfree && load_relaxed(&gfree.first))
-    fill(p);
-  struct g *g = pop(&p->gfree);
-  if (!g)
-    return NULL;
-  p->ngfree--;
-  prefetch_g(p->gfree);
+    return depot_get(&gfree);
+  struct g *g = magazine_get(&p->gfree, &gfree);
+  prefetch_g(magazine_next(&p->gfree));
   return g;
 }
 
@@ -219,10 +167,7 @@ void end_goroutine(void) {
   __builtin_unreachable();
 }
 
-void gfree_after_fork(void) {
-  gfree.lock = (struct mutex){0};
-  gfree.first = NULL;
-}
+void gfree_after_fork(void) { gfree = (struct depot){0}; }
 
 /* Its slot is free again when all have been buried: stackpool_after_fork. */
 void bury_goroutine(struct g *g) {
@@ -235,7 +180,7 @@ void bury_goroutine(struct g *g) {
     stack_give(NULL, g);
   else if (g->stack.hi != 0)
     stack_unmap(g);
-  put_common(g);
+  gfput(NULL, g);
 }
 
 /* For the collector. */
@@ -298,13 +243,13 @@ void gort_go(void (*fn)(void *), void *arg) {
 }
 
 void gort_yield(void) {
-  CHECK_ATTACHED("gort_yield");
-  if (getg()) {
+  if (likely(getg() != NULL)) {
     goyield();
-  } else {
-    wake_after_fork();
-    osyield();
+    return;
   }
+  CHECK_ATTACHED("gort_yield");
+  wake_after_fork();
+  osyield();
 }
 
 void gort_goexit(void) {

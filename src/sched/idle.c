@@ -11,7 +11,7 @@
  * waits for it. What that costs is a few microseconds each time that the number of threads grows.
  *
  * A deadlock is found when the last thread goes to sleep: see checkdead. */
-#include "sched/sched.h"
+#include "sched/runq.h"
 
 #include "base/kernel.h"
 #include "base/random.h"
@@ -36,12 +36,18 @@ static struct p *new_p(uint32_t id) {
   return p;
 }
 
-bool p_is_retired(const struct p *p) { return p->id >= load_relaxed(&sched.gomaxprocs); }
+static void note_only_p(void) {
+  bool only = sched.gomaxprocs == 1;
+  for (uint32_t i = 1; i < sched.nallp; i++)
+    only &= load_relaxed(&allp[i]->status) == Pdead;
+  store_relaxed(&sched.only_p, only);
+}
 
 /* What is left in its queue goes to the others. */
 static void retire(struct p *p) {
   runq_to_global(p);
   store_relaxed(&p->status, Pdead);
+  note_only_p();
 }
 
 void pidleput(struct p *p) {
@@ -306,24 +312,37 @@ static void adjust_ps(uint32_t n) {
     else if (i >= n && m)
       ask_preempt(m);
   }
+  note_only_p();
+}
+
+static uint32_t in_range(int n) {
+  return n < 1 ? 1 : n > MAX_PROCS ? (uint32_t)MAX_PROCS : (uint32_t)n;
+}
+
+static void set_max_procs_stopped(void *n) {
+  stoptheworld("gort_max_procs");
+  lock_raw(&sched.lock);
+  adjust_ps(in_range(*(int *)n));
+  unlock_raw(&sched.lock);
+  starttheworld();
 }
 
 int set_max_procs(int n) {
-  struct m *m = acquirem();
-  lock_raw(&sched.lock);
-  int old = (int)sched.gomaxprocs;
-  if (n >= 1)
-    adjust_ps(n > MAX_PROCS ? MAX_PROCS : (uint32_t)n);
-  unlock_raw(&sched.lock);
-  if (work_waits())
+  int old = (int)load_relaxed(&sched.gomaxprocs);
+  if (n < 1)
+    return old;
+  systemstack(set_max_procs_stopped, &n);
+  if (work_waits()) {
+    struct m *m = acquirem();
     wakep();
-  releasem(m);
+    releasem(m);
+  }
   return old;
 }
 
 void idle_init(int procs) {
   os_blocked_signals(program_mask);
-  adjust_ps(procs < 1 ? 1 : procs > MAX_PROCS ? MAX_PROCS : (uint32_t)procs);
+  adjust_ps(in_range(procs));
 }
 
 /* Deadlock. */

@@ -8,47 +8,27 @@
  *
  * So leave runs on the stack of somebody else, inside acquirem, and must content itself with little
  * of it. */
-#include "sched/sched.h"
+#include "sched/leave.h"
 
 #include "base/random.h"
 #include "base/switch.h"
 #include "base/throw.h"
 #include "gc/stop.h"
+#include "sched/runq.h"
 #include "sched/sanitizer.h"
 #include "special/finq.h"
 
-/* Whoever left the stack to come here has left it now. */
-void finish_leaving(struct m *m) {
-  struct g *g = m->leaving;
-  m->leaving = NULL;
-  store_relaxed(&g->m, NULL);
-  g->leave(m, g);
-}
-
-/* First thing on a goroutine's stack after a switch; m->locks is 1. The system stack begins below
- * the frames of the scheduler that wait on g0. */
+/* First thing on a goroutine's stack after a switch; m->locks is 1. */
 void arrive_on(struct g *g) {
   after_switch(g);
   struct m *m = getm();
-  m->systemsp = ALIGN_DOWN(m->g0->sp, (uintptr_t)16);
   if (m->leaving)
     finish_leaving(m);
+  else
+    m->systemsp = ALIGN_DOWN(m->g0->sp, (uintptr_t)16); /* below the scheduler's frames */
 #ifdef GORT_TORTURE
   ask_preempt(m);
 #endif
-}
-
-/* m runs g from now on. */
-void become(struct m *m, struct g *g, bool inherit) {
-  if (!g->begun)
-    prepare_stack(m, g);
-  store_relaxed(&g->m, m);
-  store_relaxed(&g->status, Grunning);
-  m->curg = g;
-  m->stack = g->stack;
-  store_relaxed(&m->p->switches, m->p->switches + 1);
-  if (!inherit)
-    store_relaxed(&m->p->schedtick, m->p->schedtick + 1);
 }
 
 static bool fing_is_wanted(void) { return load_relaxed(&fingwait) && load_relaxed(&fingwake); }
@@ -63,7 +43,7 @@ static bool look_around(const struct p *p) {
  * alone, and a thread that is locked its own. */
 static struct g *next_here(struct m *m, const struct g *g) {
   bool inherit;
-  if (!m->p || g->lockedm || m == load_relaxed(&sched.m0) || look_around(m->p))
+  if (g->lockedm || m == load_relaxed(&sched.m0) || look_around(m->p))
     return NULL;
   struct g *next = runqget(m->p, &inherit);
   if (!next)
@@ -81,16 +61,27 @@ static SWITCHES void leave_stack(struct g *g, struct g *to) {
   switch_to(&g->sp, to->sp);
 }
 
+/* Leaves for next, or, if that is NULL, for the scheduler. */
+static inline void leave_for(struct m *m, struct g *g, struct g *next,
+                             void (*leave)(struct m *m, struct g *g)) {
+  gassert(m->systemsp != 0); /* not on the system stack */
+  g->leave = leave;
+  m->leaving = g;
+  leave_stack(g, next ? next : m->g0);
+  arrive_on(g);
+}
+
 /* acquirem is held, once; and it is held when this returns, of another thread perhaps. */
 void mcall(void (*leave)(struct m *m, struct g *g)) {
   struct m *m = getm();
   struct g *g = m->curg;
-  gassert(m->systemsp != 0); /* not on the system stack */
-  g->leave = leave;
-  m->leaving = g;
-  struct g *next = next_here(m, g);
-  leave_stack(g, next ? next : m->g0);
-  arrive_on(g);
+  leave_for(m, g, next_here(m, g), leave);
+}
+
+/* The same where the thread has no P. */
+void mcall_g0(void (*leave)(struct m *m, struct g *g)) {
+  struct m *m = getm();
+  leave_for(m, m->curg, NULL, leave);
 }
 
 /* Main is tied to its first thread until it parks, so that it can still tie itself to it. */
@@ -153,17 +144,27 @@ static void preempt_commit(struct m *m, struct g *g) {
   unlock_raw(&sched.lock);
 }
 
-/* Others wait for this P: in its own ring or for anybody. */
-static bool others_wait(const struct p *p) {
-  return !runqempty(p) || load_relaxed(&sched.runqsize) != 0 || p_is_retired(p) ||
-         fing_is_wanted() || timers_due_in(&p->timers);
+/* Others wait for this P, though not in its queue. */
+static bool others_want(const struct m *m) {
+  return load_relaxed(&sched.runqsize) != 0 || p_is_retired(m->p) || fing_is_wanted() ||
+         timers_due_in(&m->p->timers);
+}
+
+/* Nobody is in the queue, or the scheduler has to look. */
+static NOINLINE void goyield_slow(struct m *m, struct g *g) {
+  untie_main(m, g);
+  if (m->nextg || m == load_relaxed(&sched.m0) || !runqempty(m->p) || others_want(m))
+    leave_for(m, g, NULL, yield_commit);
 }
 
 void goyield(void) {
   struct m *m = acquirem();
-  untie_main(m, m->curg);
-  if (others_wait(m->p) || m == load_relaxed(&sched.m0))
-    mcall(yield_commit);
+  struct g *g = m->curg;
+  struct g *next = next_here(m, g);
+  if (likely(next != NULL))
+    leave_for(m, g, next, yield_commit);
+  else
+    goyield_slow(m, g);
   releasem(getm());
 }
 
@@ -176,7 +177,7 @@ static bool should_yield(struct m *m) {
   return m->p && random_below(&m->random, 8) == 0;
 }
 #else
-static bool should_yield(const struct m *m) { return m->p && others_wait(m->p); }
+static bool should_yield(const struct m *m) { return m->p && (!runqempty(m->p) || others_want(m)); }
 #endif
 
 /* Upcall: the calling thread was asked to give way, and holds no locks. */

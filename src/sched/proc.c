@@ -30,12 +30,13 @@
  * Time: see sleep.c. The world's stop: a thread that looks for work holds no lock and stops where
  * it releases its m for a moment; one that sleeps is M_BLOCKED, and does not come back before the
  * world runs again. */
-#include "sched/sched.h"
+#include "sched/runq.h"
 
 #include "base/kernel.h"
 #include "base/random.h"
 #include "base/switch.h"
 #include "base/throw.h"
+#include "sched/leave.h"
 #include "sched/netpoll.h"
 #include "sched/sanitizer.h"
 #include "sched/waiter.h"
@@ -50,9 +51,6 @@ enum {
   DOZE = 50000, /* ns */
   DOZES = 4,
 };
-
-/* User goroutines do not run any more when gort_main has returned. */
-bool halted(const struct g *g) { return unlikely(load_acquire(&sched.main_done)) && !g->system; }
 
 /* Spinning. */
 

@@ -14,14 +14,12 @@
  *
  * The global queue is a list under sched.lock. It takes what the rings have no room for, what
  * comes from threads without a P, and what has had its time. */
-#include "sched/sched.h"
+#include "sched/runq.h"
 
 #include "base/kernel.h"
 #include "gc/stop.h"
 
 enum { RUNNEXT_PATIENCE = 3000 }; /* ns */
-
-static struct g **slot(struct p *p, uint32_t i) { return &p->runq[i % RUNQ_SIZE]; }
 
 /* The global queue. */
 
@@ -64,7 +62,7 @@ struct g *globrunqget(struct p *p, uint32_t max) {
   uint32_t t = load_relaxed(&p->runqtail);
   uint32_t room = RUNQ_SIZE - (t - load_acquire(&p->runqhead));
   for (uint32_t i = 1; i < n && i <= room; i++)
-    store_relaxed(slot(p, t++), globrunqpop());
+    store_relaxed(runq_slot(p, t++), globrunqpop());
   store_release(&p->runqtail, t);
   return g;
 }
@@ -78,7 +76,7 @@ static bool runqput_half(struct p *p, struct g *g, uint32_t h, uint32_t t) {
   struct g *batch[RUNQ_SIZE / 2 + 1];
   uint32_t n = (t - h) / 2;
   for (uint32_t i = 0; i < n; i++)
-    batch[i] = load_relaxed(slot(p, h + i));
+    batch[i] = load_relaxed(runq_slot(p, h + i));
   if (!cas_seqcst(&p->runqhead, h, h + n))
     return false;
   batch[n] = g;
@@ -91,26 +89,16 @@ static bool runqput_half(struct p *p, struct g *g, uint32_t h, uint32_t t) {
   return true;
 }
 
-static void runqput_tail(struct p *p, struct g *g) {
-  for (;;) {
-    uint32_t h = load_acquire(&p->runqhead), t = load_relaxed(&p->runqtail);
+void runqput_full(struct p *p, struct g *g) {
+  uint32_t h, t;
+  do {
+    h = load_acquire(&p->runqhead);
+    t = load_relaxed(&p->runqtail);
     if (t - h < RUNQ_SIZE) {
-      store_relaxed(slot(p, t), g);
-      store_release(&p->runqtail, t + 1);
+      runqput_tail(p, g);
       return;
     }
-    if (runqput_half(p, g, h, t))
-      return;
-  }
-}
-
-/* The owner's. `next`: before all others; who was next goes to the end. */
-bool runqput(struct p *p, struct g *g, bool next) {
-  if (next)
-    g = xchg_seqcst(&p->runnext, g);
-  if (g)
-    runqput_tail(p, g);
-  return g != NULL;
+  } while (!runqput_half(p, g, h, t));
 }
 
 /* Before all others of the thread's P; without one, for anybody. */
@@ -127,54 +115,23 @@ void runqput_here(struct m *m, struct g *g) {
 
 /* Emptying it. */
 
-static struct g *runnext_take(struct p *p) {
-  struct g *g = load_relaxed(&p->runnext);
-  return g && cas_seqcst(&p->runnext, g, NULL) ? g : NULL;
-}
-
-/* The owner's. *inherit: the goroutine goes on in the time slice of the one before. A runnext
- * that a thief takes away is no longer ours to wait for. */
-struct g *runqget(struct p *p, bool *inherit) {
-  struct g *g = runnext_take(p);
-  *inherit = g != NULL;
-  while (!g) {
-    uint32_t h = load_acquire(&p->runqhead);
-    if (h == load_relaxed(&p->runqtail))
-      return NULL;
-    g = load_relaxed(slot(p, h));
-    prefetch_g(load_relaxed(slot(p, h + 1)));
-    if (!cas_seqcst(&p->runqhead, h, h + 1))
-      g = NULL;
-  }
-  return g;
-}
-
-/* The owner may move runnext to the ring while we look: looking at the ring twice, with the same
- * tail, means that it was empty when runnext was. */
-bool runqempty(const struct p *p) {
-  for (;;) {
-    uint32_t h = load_acquire(&p->runqhead), t = load_acquire(&p->runqtail);
-    struct g *next = load_acquire(&p->runnext);
-    if (t == load_acquire(&p->runqtail))
-      return h == t && !next;
-  }
+static const struct g *running_on(const struct p *p) {
+  const struct m *m = load_relaxed(&p->m);
+  return m && load_relaxed(&p->status) == Prunning ? load_relaxed(&m->curg) : NULL;
 }
 
 /* Who was made ready just now will run in a moment where it is: its caller is about to park. Only
  * if that does not come true for a while it is taken. */
 static struct g *steal_runnext(struct p *from) {
-  if (!load_relaxed(&from->runnext))
-    return NULL;
-  uint32_t switches = load_relaxed(&from->switches);
-  for (int64_t until = nanotime() + RUNNEXT_PATIENCE; nanotime() < until;) {
-    for (int i = 0; i < 20; i++)
+  struct g *g = load_relaxed(&from->runnext);
+  const struct g *running = running_on(from);
+  for (int64_t until = nanotime() + RUNNEXT_PATIENCE; g && running && nanotime() < until;) {
+    for (int i = 0; i < 10; i++)
       cpu_relax();
-    if (load_relaxed(&from->switches) != switches || load_relaxed(&from->status) != Prunning)
-      break;
+    if (running_on(from) != running)
+      return NULL;
   }
-  if (load_relaxed(&from->switches) != switches)
-    return NULL;
-  return runnext_take(from);
+  return g && cas_seqcst(&from->runnext, g, NULL) ? g : NULL;
 }
 
 /* Takes half of what is in from's ring and puts all but the last of it, which is returned, into
@@ -190,11 +147,11 @@ struct g *runqsteal(struct p *to, struct p *from, bool runnext_too) {
     if (n > RUNQ_SIZE / 2) /* h is old: the two do not belong together */
       continue;
     for (uint32_t i = 0; i < n; i++)
-      store_relaxed(slot(to, t + i), load_relaxed(slot(from, h + i)));
+      store_relaxed(runq_slot(to, t + i), load_relaxed(runq_slot(from, h + i)));
     if (!cas_seqcst(&from->runqhead, h, h + n))
       continue;
     store_release(&to->runqtail, t + n - 1);
-    return load_relaxed(slot(to, t + n - 1));
+    return load_relaxed(runq_slot(to, t + n - 1));
   }
 }
 

@@ -20,6 +20,7 @@
 #include "base/lock.h"
 #include "base/m.h"
 #include "sched/g.h"
+#include "sched/magazine.h"
 #include "sched/timer.h"
 
 struct waiter;
@@ -47,12 +48,11 @@ enum pstatus {
 };
 
 struct p {
-  uint32_t id;        /* constant */
-  uint32_t status;    /* enum pstatus; atomic: from Psyscall it is taken by compare and swap */
-  struct m *m;        /* who has it; atomic for sysmon */
-  struct p *link;     /* in sched.pidle or sched.starting; under sched.lock */
-  uint32_t schedtick; /* grows with each time slice; the owner's; atomic for sysmon */
-  uint32_t switches;  /* grows with each goroutine that it runs; the owner's; atomic for thieves */
+  uint32_t id;          /* constant */
+  uint32_t status;      /* enum pstatus; atomic: from Psyscall it is taken by compare and swap */
+  struct m *m;          /* who has it; atomic for sysmon */
+  struct p *link;       /* in sched.pidle or sched.starting; under sched.lock */
+  uint32_t schedtick;   /* grows with each time slice; the owner's; atomic for sysmon */
   uint32_t syscalltick; /* grows with each block; the owner's; atomic for sysmon */
   bool start_spinning;  /* in sched.starting: how its new thread begins; under sched.lock */
 
@@ -71,12 +71,10 @@ struct p {
   struct timers timers; /* timer.h */
 
   /* The owner's: */
-  struct g *gfree; /* dead goroutines: goroutine.c */
-  uint32_t ngfree;
-  struct stackslot *stacks; /* free ones: stackpool.c */
-  uint32_t nstacks;
-  uint64_t goid, goidend; /* ids that it may give */
-  int32_t ngoroutines;    /* made here less ended here; atomic for who counts them */
+  struct magazines gfree;  /* dead goroutines: goroutine.c */
+  struct magazines stacks; /* free ones: stackpool.c */
+  uint64_t goid, goidend;  /* ids that it may give */
+  int32_t ngoroutines;     /* made here less ended here; atomic for who counts them */
 };
 
 struct sched {
@@ -96,6 +94,9 @@ struct sched {
   struct p *starting;   /* Ps for which sysmon is to start a thread */
   uint32_t gomaxprocs;  /* Ps with a smaller id may be used */
   uint32_t nallp;       /* Ps there are in allp; grows */
+  bool only_p;          /* gomaxprocs is 1, and no other P is in use: nobody steals. Becomes true
+                           under the lock, and false with the world stopped as well, so that nobody is
+                           in the middle of what relies on it; atomic */
   bool no_more_threads; /* the system refused one when there was none: m0 runs everything;
                            atomic */
   bool m0_waits;        /* m0 waits for the main goroutine to end, or to be ready for it */
@@ -124,6 +125,15 @@ struct sched {
 
 extern struct sched sched;
 extern struct p *allp[MAX_PROCS]; /* the first sched.nallp are there; atomic */
+
+/* It is beyond gort_max_procs(). */
+static inline bool p_is_retired(const struct p *p) {
+  return unlikely(p->id >= load_relaxed(&sched.gomaxprocs));
+}
+/* User goroutines do not run any more when gort_main has returned. */
+static inline bool halted(const struct g *g) {
+  return unlikely(load_acquire(&sched.main_done)) && !g->system;
+}
 
 /* --- For other parts ----------------------------------------------------------------------- */
 
@@ -166,7 +176,6 @@ void pidleput(struct p *p); /* under sched.lock */
 struct p *pidleget(void);   /* under sched.lock */
 void acquirep(struct m *m, struct p *p);
 struct p *releasep(struct m *m);
-bool p_is_retired(const struct p *p); /* beyond gomaxprocs */
 void wakep(void);
 void wakep_put(bool waits); /* after runqput, which is a full barrier; waits: it returned true */
 void startm(struct p *p, bool spinning);
@@ -183,13 +192,11 @@ void schedule_loop(struct m *m); /* returns when the thread has to end */
 void schedule_once(struct m *m); /* finds a goroutine and runs it until it leaves its stack */
 void execute(struct m *m, struct g *g, bool inherit);
 bool work_waits(void);
-bool halted(const struct g *g);
 
 /* park.c */
 void mcall(void (*leave)(struct m *m, struct g *g));
+void mcall_g0(void (*leave)(struct m *m, struct g *g));
 void arrive_on(struct g *g);
-void finish_leaving(struct m *m);
-void become(struct m *m, struct g *g, bool inherit);
 void goyield(void); /* on a goroutine: behind all others */
 void safepoint(struct m *m);
 void park_halted(void);
@@ -200,13 +207,8 @@ void exitsyscall(struct m *m);
 bool stoplockedm(struct m *m); /* whether its locked goroutine is ready */
 void startlockedm(struct m *m, struct g *g);
 
-/* runq.c */
-/* True when somebody is in the ring now who was not, so that there is work for two. With next, a
- * full barrier. */
-bool runqput(struct p *p, struct g *g, bool next);
+/* runq.c, and runq.h */
 void runqput_here(struct m *m, struct g *g); /* g is ready; wakes who may be needed for it */
-struct g *runqget(struct p *p, bool *inherit);
-bool runqempty(const struct p *p);
 struct g *runqsteal(struct p *to, struct p *from, bool runnext_too);
 void globrunqput(struct g *g);                    /* under sched.lock */
 struct g *globrunqget(struct p *p, uint32_t max); /* under sched.lock; max 0: a fair share */

@@ -5,9 +5,9 @@
  * of a thousand that are made in a loop, and run one after the other, each finds the stack of the
  * one before, still in the processor's cache.
  *
- * A few are with each P, for its owner alone; more in a common pool, from which they move in
- * batches. There they are warm, with the memory that they once used, or cold: the memory has gone
- * back to the system, and only the addresses are left. What lies on a free stack is no root. */
+ * Free stacks are in magazines: warm, with the memory that they once used; or cold: the memory has
+ * gone back to the system, and only the addresses are left. What lies on a free stack is no root.
+ */
 #include "sched/sched.h"
 
 #include "base/throw.h"
@@ -18,15 +18,12 @@
 enum {
   SLOT_SIZE = STACK_GUARD + DEFAULT_STACK,
   SLOTS_PER_MAPPING = 16,
-  CACHE_MAX = 64, /* of a P */
-  BATCH = CACHE_MAX / 2,
 };
 
 /* A place for a stack of the default size. */
 struct stackslot {
-  struct stackslot *next; /* in a list of free ones; under the pool's lock, or the P's owner's */
-  uintptr_t lo;           /* constant */
-  bool in_use;            /* a goroutine has it; whose who takes or gives it */
+  uintptr_t lo; /* constant */
+  bool in_use;  /* a goroutine has it; whose who takes or gives it */
 };
 
 /* The slots of one mapping. */
@@ -39,21 +36,9 @@ static struct {
   struct mutex lock;
   struct stackmapping *mappings; /* all there are; under lock, like the rest */
   uint32_t fresh;                /* slots of the first of them that were never used */
-  struct stackslot *warm, *cold;
-  uint32_t nwarm;
 } pool;
 
-static void push(struct stackslot **list, struct stackslot *s) {
-  s->next = *list;
-  *list = s;
-}
-
-static struct stackslot *pop(struct stackslot **list) {
-  struct stackslot *s = *list;
-  if (s)
-    *list = s->next;
-  return s;
-}
+static struct depot warm, cold;
 
 /* New ones. */
 
@@ -84,44 +69,12 @@ static struct stackslot *new_slot(void) {
   return s;
 }
 
-/* Between a P and the pool. */
-
-static void fill_cache(struct p *p) {
-  lock(&pool.lock);
-  for (struct stackslot *s; p->nstacks < BATCH && (s = pop(&pool.warm)) != NULL; p->nstacks++) {
-    pool.nwarm--;
-    push(&p->stacks, s);
-  }
-  unlock(&pool.lock);
-}
-
-static void spill_cache(struct p *p) {
-  lock(&pool.lock);
-  for (; p->nstacks > BATCH; p->nstacks--) {
-    pool.nwarm++;
-    push(&pool.warm, pop(&p->stacks));
-  }
-  unlock(&pool.lock);
-}
-
-static struct stackslot *cold_slot(void) {
-  lock(&pool.lock);
-  struct stackslot *s = pop(&pool.cold);
-  unlock(&pool.lock);
-  return s;
-}
-
 /* Taking and giving. With acquirem held. */
 
 static struct stackslot *take_slot(struct p *p) {
-  if (!p->stacks && load_relaxed(&pool.nwarm) != 0)
-    fill_cache(p);
-  struct stackslot *s = pop(&p->stacks);
-  if (s) {
-    p->nstacks--;
-    return s;
-  }
-  s = cold_slot();
+  struct stackslot *s = magazine_get(&p->stacks, &warm);
+  if (!s && load_relaxed(&cold.full))
+    s = depot_get(&cold);
   return s ? s : new_slot();
 }
 
@@ -139,22 +92,17 @@ void stack_give(struct p *p, struct g *g) {
   s->in_use = false;
   if (!p) /* after a fork: all are gone through */
     return;
-  push(&p->stacks, s);
-  if (++p->nstacks == CACHE_MAX)
-    spill_cache(p);
+  magazine_put(&p->stacks, &warm, s);
 }
 
 /* Only the goroutines that are left have stacks. The others' memory is copied when it is touched:
  * it counts as warm. */
 void stackpool_after_fork(void) {
   pool.lock = (struct mutex){0};
-  pool.warm = pool.cold = NULL;
-  pool.nwarm = 0;
+  warm = cold = (struct depot){0};
   uint32_t unused = pool.fresh;
   for (struct stackmapping *m = pool.mappings; m; m = m->next, unused = 0)
     for (uint32_t i = 0; i < SLOTS_PER_MAPPING - unused; i++)
-      if (!m->slot[i].in_use) {
-        push(&pool.warm, &m->slot[i]);
-        pool.nwarm++;
-      }
+      if (!m->slot[i].in_use)
+        depot_put(&warm, &m->slot[i]);
 }

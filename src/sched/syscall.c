@@ -9,7 +9,7 @@
  * nothing else (m->lockedg). When it parks, its thread gives its P away and sleeps; who finds the
  * goroutine in a queue hands its own P to that thread. Where the system has no other thread to
  * give, m0 does not sleep: it runs everything, its locked goroutine as one of them. */
-#include "sched/sched.h"
+#include "sched/runq.h"
 
 #include "base/throw.h"
 
@@ -69,7 +69,7 @@ void exitsyscall(struct m *m) {
     store_relaxed(&g->status, Grunning);
     releasem(m);
   } else {
-    mcall(return_commit);
+    mcall_g0(return_commit);
     releasem(getm());
   }
   if (halted(g))

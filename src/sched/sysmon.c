@@ -12,7 +12,7 @@
  *
  * It looks every 20 µs while there is something to do, then less and less, down to every 10 ms;
  * and while all Ps are idle it sleeps until it is called. */
-#include "sched/sched.h"
+#include "sched/runq.h"
 
 #include "base/kernel.h"
 #include "base/switch.h"

@@ -162,11 +162,6 @@ static struct due take_due(struct timers *ts, int64_t now) {
   return due;
 }
 
-bool timers_due_in(const struct timers *ts) {
-  int64_t when = load_seqcst(&ts->next_when);
-  return when != NEVER && when <= nanotime();
-}
-
 void timers_run(struct timers *ts) {
   if (!timers_due_in(ts))
     return;

@@ -2,7 +2,9 @@
 #ifndef SCHED_TIMER_H
 #define SCHED_TIMER_H
 
+#include "base/atomic.h"
 #include "base/base.h"
+#include "base/kernel.h"
 #include "base/lock.h"
 
 struct m;
@@ -47,6 +49,9 @@ int64_t timers_next(void);          /* the nearest deadline anywhere; NEVER: non
 void timers_after_fork(void);       /* nothing is armed any more */
 
 /* Whether something in these is due. */
-bool timers_due_in(const struct timers *ts);
+static inline bool timers_due_in(const struct timers *ts) {
+  int64_t when = load_seqcst(&ts->next_when);
+  return unlikely(when != NEVER) && when <= nanotime();
+}
 
 #endif
