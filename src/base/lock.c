@@ -53,6 +53,22 @@ void unlock_any(struct mutex *l) {
     releasem(getm());
 }
 
+void spin_lock_slow(struct spinlock *l) {
+  int64_t nap = 10000;
+  for (int tries = 0;; tries++) {
+    if (load_relaxed(&l->held) == 0 && __atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE) == 0)
+      return;
+    if (tries < 20 * SPINS) {
+      cpu_relax();
+    } else if (tries < 21 * SPINS) {
+      osyield();
+    } else {
+      futexsleep(&l->held, 1, nap);
+      nap = nap < 1000000 ? nap * 2 : nap;
+    }
+  }
+}
+
 void noteclear(struct note *n) { store_relaxed(&n->set, 0); }
 
 void notewakeup(struct note *n) {

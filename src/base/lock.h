@@ -26,6 +26,24 @@ void unlock_raw(struct mutex *l);
 void lock_any(struct mutex *l);
 void unlock_any(struct mutex *l);
 
+/* For a few instructions, such as copying a value: to release it is a plain store, for nobody has to
+ * be woken. Who waits spins, then gives way, then sleeps for ever longer times, for the holder may
+ * have lost its processor. Inside acquirem. */
+struct spinlock {
+  uint32_t held; /* 0 or 1; atomic */
+};
+
+void spin_lock_slow(struct spinlock *l);
+
+static inline void spin_lock(struct spinlock *l) {
+  if (unlikely(__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE) != 0))
+    spin_lock_slow(l);
+}
+
+static inline void spin_unlock(struct spinlock *l) {
+  __atomic_store_n(&l->held, 0, __ATOMIC_RELEASE);
+}
+
 struct note {
   uint32_t set; /* 0 or 1; atomic */
 };

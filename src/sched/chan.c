@@ -104,7 +104,7 @@ struct sudog *chan_dequeue(struct waitq *q) {
 /* Elements. */
 
 static inline void copy(void *to, const void *from, size_t size) {
-  if (size == sizeof(uint64_t))
+  if (likely(size == sizeof(uint64_t)))
     memcpy(to, from, sizeof(uint64_t));
   else if (size != 0)
     memcpy(to, from, size);
@@ -115,30 +115,44 @@ static inline void copy_out(const gort_chan *c, void *to, const void *from) {
     copy(to, from, c->elemsize);
 }
 
+static inline void zero(void *p, size_t size) {
+  if (likely(size == sizeof(uint64_t)))
+    memset(p, 0, sizeof(uint64_t));
+  else if (size != 0)
+    memset(p, 0, size);
+}
+
 static inline void zero_out(const gort_chan *c, void *to) {
-  if (to && c->elemsize != 0)
-    memset(to, 0, c->elemsize);
+  if (to)
+    zero(to, c->elemsize);
 }
 
-static inline char *slot(const gort_chan *c, size_t i) { return c->buf + i * c->stride; }
-
-static inline void advance(const gort_chan *c, size_t *x) {
-  *x = *x + 1 == c->dataqsiz ? 0 : *x + 1;
+/* A place in the ring; moves on to the next. */
+static inline char *next_slot(const gort_chan *c, size_t *x) {
+  size_t i = *x;
+  *x = i + 1 == c->dataqsiz ? 0 : i + 1;
+  return c->buf + i * c->stride;
 }
 
-static void put_in_ring(gort_chan *c, const void *elem) {
-  copy(slot(c, c->sendx), elem, c->elemsize);
-  advance(c, &c->sendx);
+static inline void put_in_ring(gort_chan *c, const void *elem) {
+  copy(next_slot(c, &c->sendx), elem, c->elemsize);
   store_relaxed(&c->qcount, c->qcount + 1);
 }
 
 /* What it points to is not kept alive by the ring any more. */
-static void take_from_ring(gort_chan *c, void *elem) {
-  char *from = slot(c, c->recvx);
+static inline void take_from_ring(gort_chan *c, void *elem) {
+  char *from = next_slot(c, &c->recvx);
   copy_out(c, elem, from);
-  zero_out(c, from);
-  advance(c, &c->recvx);
+  zero(from, c->elemsize);
   store_relaxed(&c->qcount, c->qcount - 1);
+}
+
+/* The ring alone is concerned: nobody waits, and it has room, or elements. */
+static inline bool only_ring_to_send(const gort_chan *c) {
+  return c->qcount < c->dataqsiz && !c->closed && !c->recvq.first;
+}
+static inline bool only_ring_to_receive(const gort_chan *c) {
+  return c->qcount > 0 && !c->sendq.first;
 }
 
 /* The element of s has been handed over, or cannot be any more. */
@@ -197,7 +211,7 @@ enum outcome chan_recv_step(gort_chan *c, void *elem, struct waiter **wake) {
 }
 
 static void unlock_and_wake(gort_chan *c, struct waiter *wake) {
-  unlock_raw(&c->lock);
+  spin_unlock(&c->lock);
   if (wake)
     waiter_wake(wake);
   releasem(getm());
@@ -240,7 +254,7 @@ static GORT_NORETURN void block_for_good(enum waitreason why) {
 
 void throw_send_on_closed(void) { throw("send on closed channel"); }
 
-static void unlock_chan(void *c) { unlock(&((gort_chan *)c)->lock); }
+static void commit_unlock(void *c) { unlock_chan(c); }
 
 /* With the lock held, which is released: until the element has been handed over (true), or the
  * channel was closed. */
@@ -248,7 +262,7 @@ static bool wait_to_send(gort_chan *c, const void *elem) {
   struct waiter w = waiter_self();
   struct sudog s = {.waiter = &w, .c = c, .elem = (void *)elem};
   chan_enqueue(&c->sendq, &s);
-  waiter_wait(&w, unlock_chan, c, waitReasonChanSend);
+  waiter_wait(&w, commit_unlock, c, waitReasonChanSend);
   return s.success;
 }
 
@@ -258,46 +272,64 @@ static enum outcome wait_to_receive(gort_chan *c, void *elem) {
   struct waiter w = waiter_self();
   struct sudog s = {.waiter = &w, .c = c, .elem = elem, .shared = when >= 0};
   chan_enqueue(&c->recvq, &s);
-  if (waiter_wait_until(&w, when, unlock_chan, c, waitReasonChanReceive))
+  if (waiter_wait_until(&w, when, commit_unlock, c, waitReasonChanReceive))
     return s.success ? DONE : CLOSED;
-  lock(&c->lock);
+  lock_chan(c);
   chan_remove(&c->recvq, &s);
-  unlock(&c->lock);
+  unlock_chan(c);
   return WOULD_BLOCK;
 }
 
-void gort_send(gort_chan *c, const void *elem) {
-  CHECK_ATTACHED("gort_send");
+static NOINLINE void send_slow(gort_chan *c, const void *elem) {
   struct waiter *wake;
-  if (!c)
-    block_for_good(waitReasonChanSendNilChan);
-  lock(&c->lock);
   enum outcome o = chan_send_step(c, elem, &wake);
-  if (o == WOULD_BLOCK) {
-    if (!wait_to_send(c, elem))
-      throw_send_on_closed();
-    return;
-  }
-  unlock_and_wake(c, wake);
+  if (o != WOULD_BLOCK)
+    unlock_and_wake(c, wake);
+  else if (!wait_to_send(c, elem))
+    o = CLOSED;
   if (o == CLOSED)
     throw_send_on_closed();
 }
 
-bool gort_recv(gort_chan *c, void *elem) {
-  CHECK_ATTACHED("gort_recv");
-  struct waiter *wake;
-  enum outcome o;
+void gort_send(gort_chan *c, const void *elem) {
+  CHECK_ATTACHED("gort_send");
   if (!c)
-    block_for_good(waitReasonChanReceiveNilChan);
-  do {
-    lock(&c->lock);
-    o = chan_recv_step(c, elem, &wake);
+    block_for_good(waitReasonChanSendNilChan);
+  struct m *m = lock_chan(c);
+  if (!only_ring_to_send(c)) {
+    send_slow(c, elem);
+    return;
+  }
+  put_in_ring(c, elem);
+  spin_unlock(&c->lock);
+  releasem(m);
+}
+
+static NOINLINE bool receive_slow(gort_chan *c, void *elem) {
+  for (;;) {
+    struct waiter *wake;
+    enum outcome o = chan_recv_step(c, elem, &wake);
     if (o == WOULD_BLOCK)
       o = wait_to_receive(c, elem);
     else
       unlock_and_wake(c, wake);
-  } while (o == WOULD_BLOCK);
-  return o == DONE;
+    if (o != WOULD_BLOCK)
+      return o == DONE;
+    lock_chan(c);
+  }
+}
+
+bool gort_recv(gort_chan *c, void *elem) {
+  CHECK_ATTACHED("gort_recv");
+  if (!c)
+    block_for_good(waitReasonChanReceiveNilChan);
+  struct m *m = lock_chan(c);
+  if (!only_ring_to_receive(c))
+    return receive_slow(c, elem);
+  take_from_ring(c, elem);
+  spin_unlock(&c->lock);
+  releasem(m);
+  return true;
 }
 
 /* Without waiting. What can be seen without the lock is true at some moment of the call. */
@@ -312,7 +344,7 @@ bool gort_try_send(gort_chan *c, const void *elem) {
   struct waiter *wake;
   if (!c || (!load_relaxed(&c->closed) && is_full(c)))
     return false;
-  lock(&c->lock);
+  lock_chan(c);
   enum outcome o = chan_send_step(c, elem, &wake);
   unlock_and_wake(c, wake);
   if (o == CLOSED)
@@ -331,7 +363,7 @@ int gort_try_recv(gort_chan *c, void *elem) {
   struct waiter *wake;
   if (!c || is_empty(c))
     return 0;
-  lock(&c->lock);
+  lock_chan(c);
   enum outcome o = chan_recv_step(c, elem, &wake);
   unlock_and_wake(c, wake);
   return o == DONE ? 1 : o == CLOSED ? -1 : 0;
@@ -354,11 +386,11 @@ void gort_chan_close(gort_chan *c) {
   CHECK_ATTACHED("gort_chan_close");
   if (!c)
     throw("close of nil channel");
-  lock(&c->lock);
+  lock_chan(c);
   bool closed = c->closed;
   store_release(&c->closed, true);
   struct waiter *list = settle_all(c, &c->sendq, settle_all(c, &c->recvq, NULL));
-  unlock(&c->lock);
+  unlock_chan(c);
   if (closed)
     throw("close of closed channel");
   waiter_wake_list(list);

@@ -31,7 +31,7 @@ struct waitq {
 };
 
 struct gort_chan {
-  struct mutex lock;
+  struct spinlock lock;
   bool closed;     /* under lock; atomic for who only looks */
   size_t qcount;   /* elements in the ring; under lock; atomic for who only looks */
   size_t dataqsiz; /* room for so many; constant, like the next three */
@@ -42,6 +42,18 @@ struct gort_chan {
   struct waitq recvq, sendq; /* under lock */
   int64_t when; /* gort_after: when the value is due; NEVER: no more; under lock; atomic */
 };
+
+/* Returns the thread's m, which does not change while the lock is held. */
+static inline struct m *lock_chan(gort_chan *c) {
+  struct m *m = acquirem();
+  spin_lock(&c->lock);
+  return m;
+}
+
+static inline void unlock_chan(gort_chan *c) {
+  spin_unlock(&c->lock);
+  releasem(getm());
+}
 
 /* With the lock held: the first that waits and could be claimed; NULL: nobody. */
 struct sudog *chan_dequeue(struct waitq *q);

@@ -93,7 +93,7 @@ static void put_in_order(struct selection *s, int n, const char *what) {
 static void lock_all(const struct selection *s) {
   for (int i = 0; i < s->n; i++)
     if (i == 0 || sorted_chan(s, i) != sorted_chan(s, i - 1))
-      lock(&sorted_chan(s, i)->lock);
+      lock_chan(sorted_chan(s, i));
 }
 
 /* After the last unlock nothing of the selection is looked at: it may be gone. */
@@ -101,7 +101,7 @@ static void unlock_all(void *arg) {
   const struct selection *s = arg;
   for (int i = s->n - 1; i >= 0; i--)
     if (i == 0 || sorted_chan(s, i) != sorted_chan(s, i - 1))
-      unlock(&sorted_chan(s, i)->lock);
+      unlock_chan(sorted_chan(s, i));
 }
 
 /* A case that can go. */
