@@ -19,6 +19,7 @@ static const int64_t SECOND = 1000000000, SCAVENGE_PAUSE = 10000000;
 
 static struct {
   uint32_t started; /* atomic */
+  bool collect;     /* a cycle is wanted, for the last was long ago; atomic */
   uint32_t wakeup;  /* grows with each call of background_wake; atomic */
 } background;
 
@@ -92,6 +93,8 @@ static void background_main(void *arg) {
   m->stack = (struct stack){0, 0}; /* nothing on it is a root */
   for (;;) {
     uint32_t seen = load_acquire(&background.wakeup);
+    if (load_relaxed(&background.collect) && xchg_seqcst(&background.collect, false))
+      gc_periodic();
     sweep_all(m);
     pacer_obey_limit();
     sleep_for(m, seen, give_back());
@@ -111,6 +114,11 @@ void background_init(void) {
 void background_wake(void) {
   add_seqcst(&background.wakeup, 1);
   futexwakeup(&background.wakeup, 1);
+}
+
+void background_collect(void) {
+  store_seqcst(&background.collect, true);
+  background_wake();
 }
 
 void background_after_fork(void) { background.started = 0; }

@@ -96,6 +96,7 @@ static void end_cycle(struct gccycle *c, int64_t cpu) {
   c->stop_ns = (uint64_t)(nanotime() - c->start);
   count_pause(c->stop_ns);
   c->number = ++gcstats.num_gc;
+  store_relaxed(&gcstats.last_end_mono, nanotime());
   c->cpu = gcstats.cpu += (uint64_t)cpu;
 }
 
@@ -111,8 +112,14 @@ static void collect_stopped(struct gccycle *c, bool forced) {
   end_cycle(c, os_process_cputime() - cpu);
 }
 
+enum reason {
+  HEAP,   /* it has reached its goal */
+  TIME,   /* the last cycle was long ago */
+  FORCED, /* somebody waits for a whole one */
+};
+
 struct request {
-  bool forced;
+  enum reason reason;
   uint64_t begun; /* cycles begun when the request was made */
   bool ran;       /* a cycle was run for it: this one */
   struct gccycle cycle;
@@ -129,26 +136,36 @@ static void start_threads(void) {
   leaveblocked(m);
 }
 
+/* Another may have run a cycle while this one waited. World stopped. */
+static bool is_needed(const struct request *q) {
+  switch (q->reason) {
+  case HEAP:
+    return load_relaxed(&mheap.live) >= load_relaxed(&mheap.trigger);
+  case TIME:
+    return gc_time_left(nanotime()) <= 0;
+  default:
+    return load_acquire(&cycles_begun) == q->begun;
+  }
+}
+
 /* On the system stack, so that nothing of the collector's own is found on the caller's. */
 static void collect(void *arg) {
   struct request *q = arg;
   start_threads();
   sweep_finish();
   stop_with_roots();
-  bool served = q->forced ? load_acquire(&cycles_begun) > q->begun
-                          : load_relaxed(&mheap.live) < load_relaxed(&mheap.trigger);
-  if (!served)
-    collect_stopped(&q->cycle, q->forced);
-  q->ran = !served;
+  q->ran = is_needed(q);
+  if (q->ran)
+    collect_stopped(&q->cycle, q->reason == FORCED);
   starttheworld();
   if (q->ran)
     background_wake();
 }
 
-static void run_cycle(bool forced, uintptr_t sp) {
+static void run_cycle(enum reason reason, uintptr_t sp) {
   if (mheap.sbrk)
     return;
-  struct request q = {.forced = forced, .begun = load_acquire(&cycles_begun)};
+  struct request q = {.reason = reason, .begun = load_acquire(&cycles_begun)};
   systemstack_from(sp, collect, &q);
   if (q.ran)
     upcalls.cycle_done(&q.cycle);
@@ -160,10 +177,24 @@ static uint32_t starting; /* a thread is about to run a cycle that the pacer ask
 void gc_trigger(void) {
   if (getm()->locks > 0 || xchg_seqcst(&starting, 1) != 0)
     return;
-  run_cycle(false, 0);
+  run_cycle(HEAP, 0);
   store_release(&starting, 0);
   sweep_wake();
   pacer_obey_limit();
+}
+
+/* A program that allocates little holds what is dead, and finalizers that could run, for two
+ * minutes at most (Go's forcegcperiod). */
+int64_t gc_period = INT64_C(120000000000);
+
+int64_t gc_time_left(int64_t now) {
+  int64_t last = load_relaxed(&gcstats.last_end_mono);
+  return last == 0 || load_relaxed(&gc_percent) < 0 ? gc_period : last + gc_period - now;
+}
+
+void gc_periodic(void) {
+  if (gc_time_left(nanotime()) <= 0)
+    run_cycle(TIME, 0);
 }
 
 static void finish_sweep(void *arg) {
@@ -172,7 +203,7 @@ static void finish_sweep(void *arg) {
 }
 
 void gc_collect(uintptr_t sp) {
-  run_cycle(true, sp);
+  run_cycle(FORCED, sp);
   systemstack_from(sp, finish_sweep, NULL);
   sweep_wake();
 }
@@ -214,7 +245,7 @@ static void change_settings(void *arg) {
   s->old_percent = gc_percent;
   s->old_limit = gc_memory_limit;
   if (s->percent != NULL)
-    gc_percent = *s->percent;
+    store_relaxed(&gc_percent, *s->percent);
   if (s->limit != NULL)
     store_relaxed(&gc_memory_limit, *s->limit);
   pacer_set_goal();

@@ -16,6 +16,10 @@ void gc_after_fork(void);
 void gc_collect(uintptr_t sp);
 /* Runs a cycle if the heap has reached its goal. */
 void gc_trigger(void);
+/* Runs a cycle if the last one ended gc_period ago, or earlier; and how long until that may be so. */
+void gc_periodic(void);
+int64_t gc_time_left(int64_t now);
+extern int64_t gc_period; /* ns; constant but for tests */
 
 /* Sweeping: sweep.c. */
 /* Sweeps one span that nobody has swept yet: its pages, or SIZE_MAX when there is none. */
@@ -27,10 +31,15 @@ bool sweep_is_done(void);
 /* Wakes who runs finalizers if sweeping has queued some. No locks are held, the world runs. */
 void sweep_wake(void);
 void sweep_init(void);
+/* What the collector has to do for processors that have nothing else to: a small part of it, or
+ * false when there is nothing; whether there is something. Inside acquirem. */
+bool gc_idle_work(void);
+bool gc_has_idle_work(void);
 
 /* The thread that sweeps in the background and gives memory back: background.c. */
 void background_init(void);
 void background_wake(void);
+void background_collect(void); /* has it run gc_periodic(); any thread, attached or not */
 void background_after_fork(void);
 
 /* For addfinalizer while marking: marks what the object reaches, but not the object; and an
@@ -53,15 +62,16 @@ struct gcstats {
   uint64_t num_gc, num_forced;
   uint64_t pause_total, pause_max;
   uint64_t pause[256], pause_end[256];
-  uint64_t last_end;    /* CLOCK_REALTIME */
-  uint64_t cpu;         /* ns of processor time that collecting took */
-  uint64_t marked;      /* bytes live after the last cycle */
-  uint64_t pages_swept; /* since then; atomic */
+  uint64_t last_end;     /* CLOCK_REALTIME */
+  int64_t last_end_mono; /* nanotime(); 0: there was none; atomic */
+  uint64_t cpu;          /* ns of processor time that collecting took */
+  uint64_t marked;       /* bytes live after the last cycle */
+  uint64_t pages_swept;  /* since then; atomic */
 };
 extern struct gcstats gcstats; /* under worldsema, or with the world stopped */
 
 /* Pacer. */
-extern int gc_percent;          /* -1: off */
+extern int gc_percent;          /* -1: off; atomic */
 extern int64_t gc_memory_limit; /* bytes */
 /* At least this, times the percentage, is the goal of a small heap. */
 enum { HEAP_MINIMUM = 4 << 20 };

@@ -32,6 +32,7 @@ static gort_chan *new_chan(size_t elemsize, size_t capacity, size_t behind, int 
   c->stride = ALIGN_UP(elemsize, (size_t)ELEM_ALIGN);
   c->buf = (char *)(c + 1);
   c->when = NEVER;
+  c->forks = chan_forks;
   return c;
 }
 
@@ -66,6 +67,18 @@ gort_chan *gort_chan_new_of(const gort_type *elem, size_t capacity) {
 }
 
 /* The queues. */
+
+uint32_t chan_forks;
+
+/* With the lock held, before a queue that is not empty is looked at. */
+static inline void forget_dead(gort_chan *c) {
+  if (likely(c->forks == chan_forks))
+    return;
+  c->forks = chan_forks;
+  c->recvq = c->sendq = (struct waitq){NULL, NULL};
+}
+
+void chan_after_fork(void) { chan_forks++; }
 
 void chan_enqueue(struct waitq *q, struct sudog *s) {
   s->next = NULL;
@@ -167,6 +180,7 @@ static struct waiter *settle(struct sudog *s, bool success) {
 
 enum outcome chan_send_step(gort_chan *c, const void *elem, struct waiter **wake) {
   *wake = NULL;
+  forget_dead(c);
   if (c->closed)
     return CLOSED;
   struct sudog *s = chan_dequeue(&c->recvq);
@@ -193,6 +207,7 @@ static void recv_from_sender(gort_chan *c, void *elem, struct sudog *s) {
 
 enum outcome chan_recv_step(gort_chan *c, void *elem, struct waiter **wake) {
   *wake = NULL;
+  forget_dead(c);
   chan_ripen(c);
   struct sudog *s = c->closed ? NULL : chan_dequeue(&c->sendq);
   if (s) {
@@ -387,6 +402,7 @@ void gort_chan_close(gort_chan *c) {
   if (!c)
     throw("close of nil channel");
   lock_chan(c);
+  forget_dead(c);
   bool closed = c->closed;
   store_release(&c->closed, true);
   struct waiter *list = settle_all(c, &c->sendq, settle_all(c, &c->recvq, NULL));

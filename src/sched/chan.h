@@ -40,6 +40,7 @@ struct gort_chan {
   char *buf;           /* the ring: behind the channel, or, of a type with pointers, an object */
   size_t sendx, recvx; /* where the next goes and comes from; under lock */
   struct waitq recvq, sendq; /* under lock */
+  uint32_t forks;            /* chan_forks as the queues were last looked at; under lock */
   int64_t when; /* gort_after: when the value is due; NEVER: no more; under lock; atomic */
 };
 
@@ -54,6 +55,9 @@ static inline void unlock_chan(gort_chan *c) {
   spin_unlock(&c->lock);
   releasem(getm());
 }
+
+/* How many forks this process comes from. In a child nobody who waited before is there any more. */
+extern uint32_t chan_forks;
 
 /* With the lock held: the first that waits and could be claimed; NULL: nobody. */
 struct sudog *chan_dequeue(struct waitq *q);

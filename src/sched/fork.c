@@ -84,6 +84,7 @@ void sched_after_fork(void) {
   gotimers_after_fork();
   watch_after_fork();
   netpoll_after_fork();
+  chan_after_fork();
   sched.ngoroutines = 0;
   for (struct g *g = allgs; g; g = g->alllink)
     sort_out(g, self->curg);

@@ -36,6 +36,7 @@
 #include "base/random.h"
 #include "base/switch.h"
 #include "base/throw.h"
+#include "gc/gc.h"
 #include "sched/leave.h"
 #include "sched/netpoll.h"
 #include "sched/sanitizer.h"
@@ -216,6 +217,8 @@ static void sleep_until_work(struct m *m) {
     stop_spinning(m);
   if (work_waits() && get_idle_p(m, spun))
     return;
+  if (gc_has_idle_work() && get_idle_p(m, false))
+    return;
   struct waiter *ready;
   if (watch_wait(m, &ready)) {
     bool has_p = get_idle_p(m, false);
@@ -258,9 +261,9 @@ static struct g *findrunnable(struct m *m, bool *inherit) {
         start_spinning(m);
       if ((g = steal(m)) != NULL)
         return g;
-      if (spin_on(m) || doze(m))
-        continue;
     }
+    if (gc_idle_work() || (m->spinning && (spin_on(m) || doze(m))))
+      continue;
     if ((g = give_up_p(m)) != NULL)
       return g;
     sleep_until_work(m);

@@ -243,6 +243,9 @@ bool watch_wait(struct m *m, struct waiter **ready); /* waits for it; false: not
                                                       *ready: who is to be woken for descriptors */
 void watch_after_fork(void);
 
+/* chan.c */
+void chan_after_fork(void);
+
 /* gotimer.c */
 void gotimers_after_fork(void);
 

@@ -8,6 +8,7 @@
  *   - takes the P of a thread that is blocked, if others could use it, or after 10 ms;
  *   - sees to it that a deadline does not pass while nobody waits for it;
  *   - looks for a deadlock again while help may still come;
+ *   - has a collection run when the last one was two minutes ago;
  *   - prints the lines that GORTDEBUG=schedtrace asks for.
  *
  * It looks every 20 µs while there is something to do, then less and less, down to every 10 ms;
@@ -17,6 +18,7 @@
 #include "base/kernel.h"
 #include "base/switch.h"
 #include "base/throw.h"
+#include "gc/gc.h"
 #include "gc/stop.h"
 #include "os/os.h"
 
@@ -128,6 +130,11 @@ static void wake_who_is_missing(void) {
     wakep();
 }
 
+static void collect_in_time(int64_t now) {
+  if (gc_time_left(now) <= 0)
+    background_collect();
+}
+
 /* Sleeping. */
 
 static bool all_idle(void) { return load_relaxed(&sched.npidle) == sched.gomaxprocs; }
@@ -150,13 +157,21 @@ static bool may_sleep(bool *later) {
   return idle;
 }
 
+/* Until a line of schedtrace or a collection is due, `most` at the most; -1: until it is called. */
+static int64_t idle_nap(int64_t now, int64_t most) {
+  int64_t trace = schedtrace_left(now), gc = gc_time_left(now);
+  int64_t ns = trace < gc ? trace : gc;
+  ns = ns < most ? ns : most;
+  return ns == INT64_MAX ? -1 : ns < SHORTEST ? SHORTEST : ns;
+}
+
 /* While nothing runs there is nothing to watch. */
 static void sleep_while_idle(void) {
   bool later, called = false;
   for (int64_t ns = CHECKDEAD_FIRST; !called && may_sleep(&later);) {
-    int64_t left = schedtrace_left(nanotime()), most = later ? ns : -1;
-    called = sleep_until_called(left < INT64_MAX && (most < 0 || left < most) ? left : most);
+    called = sleep_until_called(idle_nap(nanotime(), later ? ns : INT64_MAX));
     schedtrace(nanotime());
+    collect_in_time(nanotime());
     ns = ns * 2 < CHECKDEAD_LAST ? ns * 2 : CHECKDEAD_LAST;
   }
 }
@@ -190,6 +205,7 @@ static void sysmon(void *unused) {
     if (watch_all(nanotime()))
       idle = 0;
     schedtrace(nanotime());
+    collect_in_time(nanotime());
     wake_who_is_missing();
   }
 }
