@@ -193,11 +193,21 @@ void ask_preempt(struct m *m) { or_relaxed(&m->cache.stop, STOP_PREEMPT); }
 
 /* The signal. */
 
+/* A scheduler holds no roots, on its stack or in registers. What is in them is left over from the
+ * goroutine that ran before, or from whoever started the thread. */
+static bool is_scheduler(const struct m *m, uintptr_t sp) {
+  return m->stack.hi == 0 && within(m->hoststack, sp);
+}
+
 /* The stack and the registers of what the signal interrupted. */
 static void publish_frame(struct m *m, void *ucontext) {
   uintptr_t sp = os_ucontext_sp(ucontext) - RED_ZONE;
   struct stack alt;
   m->pc = os_ucontext_pc(ucontext);
+  if (is_scheduler(m, sp)) {
+    m->regs = (struct stack){0, 0};
+    return;
+  }
   os_ucontext_registers(ucontext, &m->regs.lo, &m->regs.hi);
   m->sp = within(m->stack, sp) ? sp : m->stack.lo;
   if (!within(m->stack, sp) && os_ucontext_sigaltstack(ucontext, &alt.lo, &alt.hi) &&
