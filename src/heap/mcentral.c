@@ -138,8 +138,9 @@ void uncacheSpan(struct mspan *s) {
 /* generation << 32 | class; atomic. In the first generation, 2, there is nothing to sweep. */
 static uint64_t sweep_position = (uint64_t)2 << 32 | NUM_SPAN_CLASSES;
 
+/* Who then looks at mheap.sweepers finds those counted that have taken spans away before. */
 bool mcentral_all_swept(void) {
-  uint64_t at = load_relaxed(&sweep_position);
+  uint64_t at = load_acquire(&sweep_position);
   return at >> 32 == load_relaxed(&mheap.sweepgen) && (uint32_t)at == NUM_SPAN_CLASSES;
 }
 

@@ -280,9 +280,10 @@ uintptr_t findObject(uintptr_t p, struct mspan **span, size_t *index) {
   struct mspan *s = spanOfHeap(p);
   if (s == NULL)
     return 0;
-  uintptr_t base = load_relaxed(&s->base), limit = load_relaxed(&s->limit);
-  size_t i = (size_t)((uint64_t)(p - base) * load_relaxed(&s->divmul) >> 32);
-  if (p - base >= limit - base || i >= load_relaxed(&s->nelems) || isFree(s, i))
+  /* Read before the second look at the page, hence acquire. */
+  uintptr_t base = load_acquire(&s->base), limit = load_acquire(&s->limit);
+  size_t i = (size_t)((uint64_t)(p - base) * load_acquire(&s->divmul) >> 32);
+  if (p - base >= limit - base || i >= load_acquire(&s->nelems) || isFree(s, i))
     return 0;
   if (spanOfHeap(p) != s || load_relaxed(&s->base) != base) /* freed meanwhile: it was no object */
     return 0;
