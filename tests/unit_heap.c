@@ -183,6 +183,26 @@ static void test_scavenged_pages_read_as_zero(void **state) {
   unlock(&mheap.lock);
 }
 
+/* Where the system's pages are larger, none goes back of which a part is in use. */
+static void test_whole_pages_of_the_system_go_back(void **state) {
+  (void)state;
+  enum { LARGE = 8, N = 64, FIRST = 3, END = 21 };
+  bool dirty;
+  lock(&mheap.lock);
+  size_t before = system_pages;
+  system_pages = LARGE;
+  uintptr_t p = pagealloc_take(N + LARGE, &dirty), q = ALIGN_UP(p, (size_t)LARGE * PAGE_SIZE);
+  memset((void *)p, 1, (N + LARGE) * PAGE_SIZE);
+  pagealloc_give(q + FIRST * PAGE_SIZE, END - FIRST);
+  pagealloc_scavenge(SIZE_MAX, true);
+  for (size_t i = 0; i < N; i++)
+    assert_int_equal(*(char *)(q + i * PAGE_SIZE), i / LARGE != 1);
+  system_pages = before;
+  pagealloc_give(p, (q - p) / PAGE_SIZE + FIRST);
+  pagealloc_give(q + END * PAGE_SIZE, N + LARGE - END - (q - p) / PAGE_SIZE);
+  unlock(&mheap.lock);
+}
+
 /* --- Spans and runs ------------------------------------------------------------------------ */
 
 static void test_free_slots_look_marked(void **state) {
@@ -312,6 +332,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_pages_never_overlap),
       cmocka_unit_test(test_pages_are_taken_first_fit),
       cmocka_unit_test(test_scavenged_pages_read_as_zero),
+      cmocka_unit_test(test_whole_pages_of_the_system_go_back),
       cmocka_unit_test(test_free_slots_look_marked),
       cmocka_unit_test(test_a_run_is_taken_and_given_back),
       cmocka_unit_test(test_a_stale_cached_span_counts_as_unswept),

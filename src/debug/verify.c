@@ -77,8 +77,9 @@ static void verify_counts(uint64_t pages) {
   if (pages != mheap.pages_inuse)
     throw("heap walker (%s): spans have %lu pages, %lu are counted", moment, (unsigned long)pages,
           (unsigned long)mheap.pages_inuse);
-  /* One page is never handed out; those that efence closed are lost. */
-  if (!mheap.efence && pages + pagealloc_stats.free_pages + 1 != pagealloc_stats.grown_pages)
+  /* The first is never handed out; those that efence closed are lost. */
+  if (!mheap.efence &&
+      pages + pagealloc_stats.free_pages + system_pages != pagealloc_stats.grown_pages)
     throw("heap walker (%s): %lu pages in use and %lu free are not all %lu", moment,
           (unsigned long)pages, (unsigned long)pagealloc_stats.free_pages,
           (unsigned long)pagealloc_stats.grown_pages);

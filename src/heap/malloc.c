@@ -6,6 +6,7 @@
 #include "heap/mcache.h"
 #include "heap/mcentral.h"
 #include "heap/mheap.h"
+#include "heap/pagealloc.h"
 #include "heap/tiny.h"
 #include "heap/torture.h"
 #include "heap/upcall.h"
@@ -33,6 +34,8 @@ static uintptr_t large_alloc(size_t size, int kind, const gort_type *t) {
   size_t npages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT, bytes = npages << PAGE_SHIFT;
   if (kind == TYPED_ARRAY)
     kind = GORT_TYPED;
+  if (mheap.efence) /* so that they can be closed */
+    npages = ALIGN_UP(npages, system_pages), bytes = npages << PAGE_SHIFT;
   upcalls.large_allocated(bytes);
   struct m *m = acquirem();
   struct mspan *s = mheap_alloc(npages, make_spanclass(0, (unsigned)kind), bytes);

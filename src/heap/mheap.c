@@ -102,7 +102,7 @@ void mheap_init(void) {
   mheap.trigger = UINT64_MAX;
   pagealloc_init(mheap.arena, mheap.arena_end);
   bool dirty;
-  if (pagealloc_take(1, &dirty) != mheap.arena) /* the page that is never handed out */
+  if (pagealloc_take(system_pages, &dirty) != mheap.arena) /* is never handed out */
     throw("out of memory: cannot commit the first 4194304 bytes of the heap");
 }
 

@@ -1,8 +1,8 @@
 /* mheap: the one heap. Its reservation, the table of pages, the spans.
  *
  * All of the heap lies in [arena, arena_end), reserved when the runtime starts; [arena, used) has
- * been in use. The page at `arena` itself is never handed out, so that the runtime's own pointers
- * to the arena are pointers to no object.
+ * been in use. The first page of the system's is never handed out, so that the runtime's own
+ * pointers to the arena are pointers to no object.
  *
  * The table of pages is read without a lock, by marking and by gort_base: a page's entry is
  * written before a pointer into the page can exist, and cleared only when no object is left. */

@@ -23,6 +23,7 @@ struct chunk {
 };
 
 struct pagealloc_stats pagealloc_stats;
+size_t system_pages = 1;
 
 /* All under mheap.lock. */
 static struct chunk *chunks;
@@ -36,6 +37,8 @@ static uint32_t begin[COUNTED_PAGES + 1];
 void pagealloc_init(uintptr_t lo, uintptr_t hi) {
   arena = lo;
   arena_end = hi;
+  if (os_page_size() > PAGE_SIZE)
+    system_pages = os_page_size() / PAGE_SIZE;
   size_t n = (hi - lo) / CHUNK_BYTES;
   chunks = os_map_table(n * sizeof *chunks);
   if (chunks == NULL)
@@ -196,7 +199,9 @@ void pagealloc_give(uintptr_t p, size_t npages) {
 }
 
 static size_t release(struct chunk *c, size_t lo, size_t hi) {
-  size_t n = count_dirty(c, lo, hi);
+  lo = ALIGN_UP(lo, system_pages);
+  hi = ALIGN_DOWN(hi, system_pages);
+  size_t n = lo < hi ? count_dirty(c, lo, hi) : 0;
   char *p = (char *)arena + (size_t)(c - chunks) * CHUNK_BYTES + lo * PAGE_SIZE;
   if (n == 0 || !os_release(p, (hi - lo) * PAGE_SIZE))
     return 0;

@@ -11,6 +11,11 @@
 
 #include "base/base.h"
 
+/* How many pages one of the system's is, where these are larger than ours; else 1. Memory goes back
+ * in whole ones of the system's, which rounds up: beside a free page others may be in use. Constant
+ * after pagealloc_init, but for tests. */
+extern size_t system_pages;
+
 void pagealloc_init(uintptr_t arena, uintptr_t arena_end);
 /* Takes npages pages; 0 when there are none. *dirty: they are not known to be zero. */
 uintptr_t pagealloc_take(size_t npages, bool *dirty);
