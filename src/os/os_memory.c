@@ -1,12 +1,16 @@
 /* Address space and memory. */
 #include "os/os.h"
 
+#include "base/atomic.h"
 #include "os/errno_kept.h"
 #include "os/proc.h"
 
+#include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Linux 6.13; older headers do not have it, older kernels answer EINVAL. */
@@ -80,8 +84,20 @@ void os_huge_pages(void *p, size_t size, bool yes) {
   (void)ERRNO_KEPT(madvise(p, size, yes ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
 }
 
+static bool guards_hold; /* one has been tried; atomic */
+
+/* What emulates a kernel may say yes to every advice. So the first guard is tried: waiting for a
+ * word that does not have the expected value is a read that fails without a signal. */
+static bool guard_holds(void *p) {
+  const struct timespec at_once = {0, 0};
+  if (!load_relaxed(&guards_hold) &&
+      ERRNO_KEPT(syscall(SYS_futex, p, FUTEX_WAIT_PRIVATE, 1, &at_once)) == -EFAULT)
+    store_relaxed(&guards_hold, true);
+  return load_relaxed(&guards_hold);
+}
+
 bool os_guard(void *p, size_t size) {
-  return ERRNO_KEPT(madvise(p, size, MADV_GUARD_INSTALL)) == 0 ||
+  return (ERRNO_KEPT(madvise(p, size, MADV_GUARD_INSTALL)) == 0 && guard_holds(p)) ||
          ERRNO_KEPT(mprotect(p, size, PROT_NONE)) == 0;
 }
 
