@@ -62,6 +62,10 @@
 #define UNDER_TORTURE 0
 #endif
 
+/* A program for another processor: GORT_TEST_EMULATOR has the words that come before its name in
+ * order to run it. What does not work then: CMakeLists.txt. */
+#define UNDER_QEMU (getenv("GORT_TEST_EMULATOR") != NULL)
+
 #define SHARED_HELPER static __attribute__((unused))
 #define NOINLINE __attribute__((noinline))
 #define COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))
@@ -206,9 +210,35 @@ SHARED_HELPER int run_named_case(char **argv) {
   return CHECK_STATUS;
 }
 
+/* The command that runs a case of this program. For the kernel an emulated program is the emulator,
+ * so that is given the file's own name. */
+struct command {
+  char *argv[20];
+  char emulator[512], program[4096];
+};
+
+SHARED_HELPER void make_command(struct command *c, const char *name, const char *arg) {
+  const char *emulator = getenv("GORT_TEST_EMULATOR");
+  size_t n = 0;
+  snprintf(c->emulator, sizeof c->emulator, "%s", emulator ? emulator : "");
+  for (char *rest = c->emulator, *word; (word = strtok_r(rest, " ", &rest));) {
+    CHECK(n < COUNT_OF(c->argv) - 4);
+    c->argv[n++] = word;
+  }
+  ssize_t length = readlink("/proc/self/exe", c->program, sizeof c->program - 1);
+  CHECK(length > 0);
+  c->program[length] = 0;
+  c->argv[n++] = c->program;
+  c->argv[n++] = (char *)(uintptr_t)name;
+  c->argv[n++] = (char *)(uintptr_t)arg;
+  c->argv[n] = NULL;
+}
+
 /* Runs another case in this process, after limits that must be set before the program starts. */
 SHARED_HELPER void become_case(const char *name, const char *arg) {
-  execl("/proc/self/exe", "/proc/self/exe", name, arg, (char *)NULL);
+  struct command c;
+  make_command(&c, name, arg);
+  execvp(c.argv[0], c.argv);
   check_failed(__FILE__, __LINE__, "exec");
 }
 
@@ -334,13 +364,14 @@ SHARED_HELPER const struct outcome *run_case(const char *name, const char *arg,
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&actions, err[1], STDERR_FILENO);
-  const char *argv[] = {"/proc/self/exe", name, arg, NULL};
+  struct command c;
+  make_command(&c, name, arg);
   posix_spawnattr_t attr; /* a process group of its own */
   posix_spawnattr_init(&attr);
   posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP);
   char **env = changed_environment(settings);
   pid_t pid;
-  int failed = posix_spawn(&pid, "/proc/self/exe", &actions, &attr, (char **)(uintptr_t)argv, env);
+  int failed = posix_spawnp(&pid, c.argv[0], &actions, &attr, c.argv, env);
   free(env);
   posix_spawnattr_destroy(&attr);
   posix_spawn_file_actions_destroy(&actions);

@@ -376,6 +376,8 @@ static void test_goexit_in_main(void **state) {
     expect_quiet(somebody_may_come);
   assert_string_equal(expect_quiet(main_goes_first)->out, "done");
   const char *text = "fatal error: no goroutines (main called gort_goexit) - deadlock!";
+  if (UNDER_QEMU)
+    return;
   expect_death(text, nobody_is_left);
   expect_death(text, nobody_is_left_later);
 }
@@ -411,6 +413,8 @@ static void assert_dies_after_the_thread(const char *name) {
 
 static void test_no_deadlock_beside_threads(void **state) {
   (void)state;
+  if (UNDER_QEMU)
+    skip();
   assert_dies_after_the_thread("a_strange_thread_is_left");
   assert_dies_after_the_thread("an_attached_thread_is_left");
 }

@@ -318,6 +318,8 @@ CASE(fork_from_busy_goroutine) { gort_main(fork_while_busy, NULL); }
 
 static void test_a_child_of_fork_uses_the_heap(void **state) {
   (void)state;
+  if (UNDER_QEMU)
+    skip();
   expect_quiet(fork_from_thread);
   expect_quiet(fork_from_main_goroutine);
   if (!UNDER_ASAN) /* its own allocator may be locked in the child */
@@ -401,7 +403,7 @@ CASE(fork_beside_walker) { gort_main(fork_beside_a_walker, NULL); }
 
 static void test_a_child_does_not_need_the_linkers_lock(void **state) {
   (void)state;
-  if (!UNDER_ASAN) /* it needs that lock itself to start a thread */
+  if (!UNDER_ASAN && !UNDER_QEMU) /* it needs that lock itself to start a thread */
     expect_quiet(fork_beside_walker);
 }
 
@@ -440,7 +442,7 @@ CASE(fork_while_blocked) {
 
 static void test_fork_while_blocked(void **state) {
   (void)state;
-  if (!UNDER_ASAN)
+  if (!UNDER_ASAN && !UNDER_QEMU)
     expect_quiet(fork_while_blocked);
 }
 
@@ -472,7 +474,7 @@ CASE(fork_from_locked_goroutine) { gort_main(fork_locked_twice, NULL); }
 
 static void test_a_locked_goroutine_forks(void **state) {
   (void)state;
-  if (!UNDER_ASAN)
+  if (!UNDER_ASAN && !UNDER_QEMU)
     expect_quiet(fork_from_locked_goroutine);
 }
 
@@ -518,6 +520,8 @@ CASE(somebody_may_come_in_child) { gort_main(leave_main_in_child, NULL); }
 
 static void test_a_child_is_not_dead_while_somebody_may_come(void **state) {
   (void)state;
+  if (UNDER_QEMU)
+    skip();
   expect_quiet(somebody_may_come_in_child);
 }
 
@@ -590,6 +594,8 @@ CASE(large_mappings) {
 
 static void test_core_dumps_leave_the_tables_out(void **state) {
   (void)state;
+  if (UNDER_QEMU)
+    skip();
   expect_quiet(large_mappings);
 }
 
