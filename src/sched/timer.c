@@ -138,16 +138,17 @@ struct due {
   struct timer *calls;    /* by sibling */
 };
 
-static void put_due(struct timer *t, struct due *due) {
-  struct waiter *w = t->waiter;
-  if (!w) {
-    t->sibling = due->calls;
-    due->calls = t;
-  } else if (waiter_claim(w)) {
-    w->timed_out = true;
-    w->link = due->waiters;
-    due->waiters = w;
-  }
+static void put_waiter(struct waiter *w, struct due *due) {
+  if (!waiter_claim(w))
+    return;
+  w->timed_out = true;
+  w->link = due->waiters;
+  due->waiters = w;
+}
+
+static void put_call(struct timer *t, struct due *due) {
+  t->sibling = due->calls;
+  due->calls = t;
 }
 
 static struct due take_due(struct timers *ts, int64_t now) {
@@ -155,8 +156,12 @@ static struct due take_due(struct timers *ts, int64_t now) {
   lock_raw(&ts->lock);
   while (ts->heap && ts->heap->when <= now) {
     struct timer *t = ts->heap;
-    take_out(ts, t);
-    put_due(t, &due);
+    bool calls = t->waiter == NULL;
+    if (!calls)
+      put_waiter(t->waiter, &due);
+    take_out(ts, t); /* after this a timer whose waiter somebody else has claimed may be gone */
+    if (calls)
+      put_call(t, &due);
   }
   unlock_raw(&ts->lock);
   return due;
