@@ -235,6 +235,61 @@ static void test_print_goroutines(void **state) {
   WAIT_UNTIL(atomic_load(&finished) == TRACED);
 }
 
+/* --- How long they have waited -------------------------------------------------------------- */
+
+static atomic_int blocked_id, slept_id, slept_long;
+
+static void sleep_twice(void *unused) {
+  (void)unused;
+  gort_sleep(1900000000);
+  atomic_store(&slept_long, 1);
+  gort_sleep(INT64_MAX);
+}
+
+static void sleep_with_id(void *unused) {
+  (void)unused;
+  atomic_store(&slept_id, (int)gort_id());
+  sleep_twice(NULL);
+}
+
+static void block_with_id(void *unused) {
+  (void)unused;
+  atomic_store(&blocked_id, (int)gort_id());
+  gort_block_enter();
+  WAIT_UNTIL(atomic_load(&release_them));
+  gort_block_exit();
+}
+
+static void expect_state(int id, const char *state) {
+  char header[64];
+  snprintf(header, sizeof header, "goroutine %d [%s]:", id, state);
+  const char *text = printed_goroutines();
+  if (!has_line(text, header))
+    fail_msg("%s is not in:\n%s", header, text);
+}
+
+/* The clock that is stored with each wait stands still while all are idle. */
+static void test_how_long_they_wait(void **state) {
+  (void)state;
+  atomic_store(&release_them, 0);
+  gort_go(sleep_with_id, NULL);
+  gort_go(block_with_id, NULL);
+  WAIT_UNTIL(atomic_load(&blocked_id) != 0 && atomic_load(&slept_id) != 0);
+  nap();
+  int64_t begin = monotonic_ns();
+  expect_state(atomic_load(&slept_id), "sleep");
+  expect_state(atomic_load(&blocked_id), "blocked in a call");
+  WAIT_UNTIL(monotonic_ns() - begin > 1050000000);
+  expect_state(atomic_load(&slept_id), "sleep, 1 s");
+  expect_state(atomic_load(&blocked_id), "blocked in a call, 1 s");
+  WAIT_UNTIL(atomic_load(&slept_long));
+  nap();
+  expect_state(atomic_load(&slept_id), "sleep");
+  atomic_store(&release_them, 1);
+}
+
+/* --- Under load ----------------------------------------------------------------------------- */
+
 /* While they run, start and end. */
 static void spawn_often(void *unused) {
   (void)unused;
@@ -268,6 +323,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_an_overflow_is_named),
       cmocka_unit_test(test_other_faults_are_no_overflows),
       cmocka_unit_test(test_print_goroutines),
+      cmocka_unit_test(test_how_long_they_wait),
       cmocka_unit_test(test_print_goroutines_under_load),
   };
   CHECK_MAIN(argc, argv, tests, gort_init());

@@ -68,6 +68,8 @@ struct g {
   void (*leave)(struct m *m, struct g *g);
   void (*commit)(void *arg); /* for gopark */
   void *commit_arg;
+  int64_t waitsince; /* sched.clock as it began to wait, in Gwaiting and Gsyscall; atomic for
+                        messages */
   char *last_error; /* the text of its last refusal, malloc'ed; freed with the goroutine */
   /* When set, gort_goexit calls it instead of ending the goroutine; it does not return. The
    * goroutine's. */

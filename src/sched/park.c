@@ -110,6 +110,7 @@ void gopark(void (*commit)(void *arg), void *arg, enum waitreason why) {
   g->commit = commit;
   g->commit_arg = arg;
   g->waitreason = (uint8_t)why;
+  store_relaxed(&g->waitsince, load_relaxed(&sched.clock));
   mcall(park_commit);
   releasem(getm());
 }

@@ -275,6 +275,7 @@ static struct g *findrunnable(struct m *m, bool *inherit) {
 /* What no thread may run any more: it stays as it is, a root. */
 static void halt(struct g *g) {
   g->waitreason = waitReasonHalted;
+  store_relaxed(&g->waitsince, load_relaxed(&sched.clock));
   store_relaxed(&g->status, Gwaiting);
 }
 

@@ -121,6 +121,10 @@ struct sched {
   bool sysmon_waits;     /* it sleeps until it is woken; under the lock; atomic */
   bool sysmon_called;    /* sysmon_note is set; under the lock */
   struct note sysmon_note;
+
+  /* nanotime() a short while ago, for who has no time to ask: at most 10 ms, or as long as sysmon
+   * is late. 0: nobody keeps it. On a line of its own, for all read it. Atomic. */
+  int64_t clock __attribute__((aligned(CACHE_LINE)));
 };
 
 extern struct sched sched;
@@ -255,7 +259,7 @@ void schedtrace(int64_t now);         /* prints it if it is time; sysmon's */
 
 /* sysmon.c */
 void sysmon_ensure(void);
-void sysmon_call(void); /* under sched.lock: wakes it */
+void sysmon_call(void); /* under sched.lock: wakes it; who ends its sleep sets sched.clock so */
 void sysmon_hurry(void);
 void sysmon_after_fork(void);
 void wake_after_fork(void); /* on a thread that is about to wait */

@@ -23,6 +23,7 @@ void entersyscall(struct m *m) {
     return;
   struct p *p = releasep(m);
   bool others = !runqempty(p);
+  store_relaxed(&g->waitsince, load_relaxed(&sched.clock));
   store_relaxed(&g->status, Gsyscall);
   m->nextp = p;
   store_relaxed(&p->syscalltick, p->syscalltick + 1);

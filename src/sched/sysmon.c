@@ -9,7 +9,8 @@
  *   - sees to it that a deadline does not pass while nobody waits for it;
  *   - looks for a deadlock again while help may still come;
  *   - has a collection run when the last one was two minutes ago;
- *   - prints the lines that GORTDEBUG=schedtrace asks for.
+ *   - prints the lines that GORTDEBUG=schedtrace asks for;
+ *   - keeps sched.clock.
  *
  * It looks every 20 µs while there is something to do, then less and less, down to every 10 ms;
  * and while all Ps are idle it sleeps until it is called. */
@@ -37,10 +38,19 @@ enum {
 
 enum { SYSMON_NONE, SYSMON_STARTED };
 
+/* The time as it is now, for sched.clock too. */
+static int64_t tell_time(void) {
+  int64_t now = nanotime();
+  store_relaxed(&sched.clock, now);
+  return now;
+}
+
 /* Being called. */
 
+/* While it has slept the clock stood still. */
 void sysmon_call(void) {
   store_relaxed(&sched.sysmon_waits, false);
+  tell_time();
   if (sched.sysmon_called)
     return;
   sched.sysmon_called = true;
@@ -192,8 +202,7 @@ static int64_t next_nap(uint32_t idle, int64_t now) {
 static void sysmon(void *unused) {
   (void)unused;
   for (uint32_t idle = 0;; idle++) {
-    int64_t now = nanotime();
-    store_relaxed(&nap, next_nap(idle, now));
+    store_relaxed(&nap, next_nap(idle, tell_time()));
     if (sleep_until_called(nap))
       idle = 0;
     start_threads();
@@ -202,7 +211,7 @@ static void sysmon(void *unused) {
       idle = 0;
       start_threads();
     }
-    if (watch_all(nanotime()))
+    if (watch_all(tell_time()))
       idle = 0;
     schedtrace(nanotime());
     collect_in_time(nanotime());
@@ -259,5 +268,6 @@ void wake_after_fork(void) {
 void sysmon_after_fork(void) {
   sched.sysmon_state = SYSMON_NONE;
   sched.sysmon_waits = sched.sysmon_called = false;
+  sched.clock = 0;
   noteclear(&sched.sysmon_note);
 }

@@ -120,8 +120,25 @@ static const char *status_name(const struct g *g) {
   }
 }
 
+/* How long it has waited, from a second on. */
+static void waiting_time(const struct g *g, char *buf, size_t size) {
+  const int64_t second = 1000000000, minute = 60 * second;
+  uint32_t status = load_relaxed(&g->status);
+  int64_t since = load_relaxed(&g->waitsince), ns = nanotime() - since;
+  bool waits = status == Gwaiting || status == Gsyscall;
+  buf[0] = 0;
+  if (!waits || since == 0 || ns < second)
+    return;
+  if (ns < minute)
+    snprintf(buf, size, ", %ld s", (long)(ns / second));
+  else
+    snprintf(buf, size, ", %ld minute%s", (long)(ns / minute), ns < 2 * minute ? "" : "s");
+}
+
 static void print_header(struct out *o, const struct g *g) {
-  print(o, "\ngoroutine %llu [%s%s%s]:\n", (unsigned long long)g->goid, status_name(g),
+  char waited[32];
+  waiting_time(g, waited, sizeof waited);
+  print(o, "\ngoroutine %llu [%s%s%s%s]:\n", (unsigned long long)g->goid, status_name(g), waited,
         g->locked > 0 ? ", locked to thread" : "", g->system ? ", system" : "");
 }
 
