@@ -103,7 +103,6 @@ static void sleep_while_waiting(uint32_t what) {
 /* Stands still as M_STOPPED while gcwaiting is one of `what`. What to scan has been published. */
 static void stand_still(struct m *m, uint32_t what) {
   do {
-    m->fp = (uintptr_t)__builtin_frame_address(0);
     store_seqcst(&m->status, M_STOPPED);
     arrive();
     sleep_while_waiting(what);
@@ -134,6 +133,7 @@ static void stop_spilled(uintptr_t sp, void *arg) {
   struct m *m = arg;
   publish_sp(m, sp);
   m->pc = 0;
+  m->fp = (uintptr_t)__builtin_frame_address(0);
   stand_still(m, STOP_WORLD);
 }
 
@@ -167,6 +167,8 @@ void stop_if_asked(struct m *m) {
 static void wait_spilled(uintptr_t sp, void *arg) {
   struct m *m = arg;
   publish_sp(m, sp);
+  m->pc = 0;
+  m->fp = (uintptr_t)__builtin_frame_address(0);
   stand_still(m, STOP_WORLD | STOP_FORK);
 }
 
@@ -204,6 +206,7 @@ static void publish_frame(struct m *m, void *ucontext) {
   uintptr_t sp = os_ucontext_sp(ucontext) - RED_ZONE;
   struct stack alt;
   m->pc = os_ucontext_pc(ucontext);
+  m->fp = os_ucontext_fp(ucontext);
   if (is_scheduler(m, sp)) {
     m->regs = (struct stack){0, 0};
     return;

@@ -24,6 +24,8 @@ void *os_map(size_t size, size_t align);
  * dumps, for which the system would look at every page of it. */
 void *os_map_table(size_t size);
 void os_unmap(void *p, size_t size);
+/* A whole file, to be read; NULL when it cannot be, or is empty. Ends with os_unmap. */
+const void *os_map_file(const char *path, size_t *size);
 /* Gives the memory of whole pages back; they read as zero from then on. False when the system
  * refuses (locked memory): nothing has changed. */
 bool os_release(void *p, size_t size);
@@ -77,6 +79,7 @@ bool os_thread_blocks_signal(int tid, int sig);
  * included) as a range of memory. */
 uintptr_t os_ucontext_sp(void *ucontext);
 uintptr_t os_ucontext_pc(void *ucontext);
+uintptr_t os_ucontext_fp(void *ucontext); /* the frame pointer, in code that has one */
 void os_ucontext_registers(void *ucontext, uintptr_t *lo, uintptr_t *hi);
 /* The signal stack that was in force then; false when there was none. */
 bool os_ucontext_sigaltstack(void *ucontext, uintptr_t *lo, uintptr_t *hi);

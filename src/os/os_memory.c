@@ -5,9 +5,11 @@
 #include "os/errno_kept.h"
 #include "os/proc.h"
 
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
@@ -77,6 +79,26 @@ bool os_commit(void *p, size_t size) {
 }
 
 void os_unmap(void *p, size_t size) { (void)ERRNO_KEPT(munmap(p, size)); }
+
+static void *map_opened(int fd, size_t *size) {
+  struct stat st;
+  if (ERRNO_KEPT(fstat(fd, &st)) != 0 || !S_ISREG(st.st_mode) || st.st_size <= 0)
+    return NULL;
+  int saved = errno;
+  *size = (size_t)st.st_size;
+  void *p = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0);
+  errno = saved;
+  return p == MAP_FAILED ? NULL : p;
+}
+
+const void *os_map_file(const char *path, size_t *size) {
+  long fd = ERRNO_KEPT(syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (fd < 0)
+    return NULL;
+  void *p = map_opened((int)fd, size);
+  (void)ERRNO_KEPT(syscall(SYS_close, fd));
+  return p;
+}
 
 bool os_release(void *p, size_t size) { return ERRNO_KEPT(madvise(p, size, MADV_DONTNEED)) == 0; }
 

@@ -136,6 +136,9 @@ uintptr_t os_ucontext_sp(void *ucontext) {
 uintptr_t os_ucontext_pc(void *ucontext) {
   return (uintptr_t)((ucontext_t *)ucontext)->uc_mcontext.gregs[REG_RIP];
 }
+uintptr_t os_ucontext_fp(void *ucontext) {
+  return (uintptr_t)((ucontext_t *)ucontext)->uc_mcontext.gregs[REG_RBP];
+}
 
 /* The floating point state lies behind the context in the frame, as fxsave wrote it: 512 bytes.
  * Its last words say, when they begin with the magic number, that xsave wrote more behind it,
@@ -162,6 +165,9 @@ uintptr_t os_ucontext_sp(void *ucontext) {
 }
 uintptr_t os_ucontext_pc(void *ucontext) {
   return (uintptr_t)((ucontext_t *)ucontext)->uc_mcontext.pc;
+}
+uintptr_t os_ucontext_fp(void *ucontext) {
+  return (uintptr_t)((ucontext_t *)ucontext)->uc_mcontext.regs[29];
 }
 
 /* Behind the general registers follow records, each with its kind and size; a record of kind

@@ -271,9 +271,15 @@ void main_goexit(void); /* the main goroutine ends by itself */
 
 /* traceback.c */
 void traceback_all(void);
+/* In a signal handler that will not return: this thread's trace is that of what it interrupted. */
+void traceback_of(void *ucontext);
 
 /* symbol.c: writes the name of the function at pc and the offset in it, or the object's name and
- * the offset in that, to buf. Takes no lock and allocates nothing. */
-void symbol_name(uintptr_t pc, char *buf, size_t size);
+ * the offset in that, to buf. returns_there: pc stands behind a call. Takes no lock and calls no
+ * malloc; between symbols_begin and symbols_end, which one thread at a time has for itself, it
+ * knows more names. */
+void symbols_begin(void);
+void symbols_end(void);
+void symbol_name(uintptr_t pc, bool returns_there, char *buf, size_t size);
 
 #endif

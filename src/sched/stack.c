@@ -79,9 +79,11 @@ static void pass_on(int sig, siginfo_t *info, void *ucontext) {
 static void on_fault(int sig, void *info, void *ucontext) {
   struct g *g = getg();
   uintptr_t at = os_siginfo_addr(info);
-  if (g && at < g->stack.lo && at >= g->stack.lo - STACK_GUARD)
+  if (g && at < g->stack.lo && at >= g->stack.lo - STACK_GUARD) {
+    traceback_of(ucontext);
     throw("stack overflow: goroutine %llu exceeded its %zu-byte stack", (unsigned long long)g->goid,
           (size_t)(g->stack.hi - g->stack.lo));
+  }
   pass_on(sig, info, ucontext);
 }
 

@@ -57,11 +57,14 @@ static bool can_read(const struct readable *r, uintptr_t p) {
   return false;
 }
 
-static void print_pc(struct out *o, uintptr_t pc) {
+static void print_line(struct out *o, uintptr_t pc, bool returns_there) {
   char name[256];
-  symbol_name(pc, name, sizeof name);
+  symbol_name(pc, returns_there, name, sizeof name);
   print(o, "\t0x%016zx %s\n", (size_t)pc, name);
 }
+
+static void print_return(struct out *o, uintptr_t pc) { print_line(o, pc, true); }
+static void print_pc(struct out *o, uintptr_t pc) { print_line(o, pc, false); }
 
 /* A frame that leads nowhere new ends the trace: the frames of other stacks excepted, callers lie
  * higher, so none is seen twice within MAX_FRAMES for nothing. */
@@ -74,7 +77,7 @@ UNSANITIZED static void print_frames(struct out *o, const struct readable *r, ui
       print(o, "\t...\n");
       return;
     }
-    print_pc(o, f.pc);
+    print_return(o, f.pc);
     fp = f.fp;
   }
 }
@@ -171,7 +174,7 @@ UNSANITIZED static void print_blocked(struct out *o, const struct g *g, const st
     const struct frame_record *f = (const struct frame_record *)(m->regs.lo + (record - sp));
     if (f->pc == 0)
       return;
-    print_pc(o, f->pc);
+    print_return(o, f->pc);
     record = f->fp;
   }
   print_frames(o, &r, record);
@@ -179,8 +182,24 @@ UNSANITIZED static void print_blocked(struct out *o, const struct g *g, const st
 
 static void print_stopped(struct out *o, const struct readable *r, const struct m *m) {
   if (m->pc != 0)
-    print_pc(o, m->pc + 1);
+    print_pc(o, m->pc);
   print_frames(o, r, m->fp);
+}
+
+/* What this thread was at when a signal came that it does not return from; pc 0: none. */
+static __thread struct frame_record interrupted;
+
+void traceback_of(void *ucontext) {
+  interrupted = (struct frame_record){os_ucontext_fp(ucontext), os_ucontext_pc(ucontext)};
+}
+
+static NOINLINE void print_self(struct out *o, const struct readable *r) {
+  if (interrupted.pc != 0) {
+    print_pc(o, interrupted.pc);
+    print_frames(o, r, interrupted.fp);
+  } else {
+    print_frames(o, r, (uintptr_t)__builtin_frame_address(0));
+  }
 }
 
 /* `stopped`: with the world stopped what other threads run can be seen too. */
@@ -190,7 +209,7 @@ static void print_on_thread(struct out *o, const struct g *g, bool stopped) {
     return;
   struct readable r = stacks_of(g, m);
   if (m == getm())
-    print_frames(o, &r, (uintptr_t)__builtin_frame_address(0));
+    print_self(o, &r);
   else if (!stopped)
     print(o, "\ton thread %d\n", m->tid);
   else if (load_acquire(&m->status) == M_BLOCKED)
@@ -220,16 +239,18 @@ static void print_thread(struct out *o) {
   struct m *m = getm();
   struct readable r = stacks_of(NULL, m);
   print(o, "\nthread %d%s:\n", m->tid, m->runtime_owned ? " (of the runtime)" : "");
-  print_frames(o, &r, (uintptr_t)__builtin_frame_address(0));
+  print_self(o, &r);
 }
 
 static void print_all(struct out *o, bool stopped) {
   struct g *self = getg();
+  symbols_begin();
   if (self)
     print_goroutine(o, self, stopped);
   else if (attached())
     print_thread(o);
   print_others(o, self, stopped);
+  symbols_end();
 }
 
 void traceback_all(void) {
