@@ -100,7 +100,7 @@ static NOINLINE int recurse(int n) {
 static void overflow(void *unused) {
   (void)unused;
   dprintf(STDOUT_FILENO, "%llu", (unsigned long long)gort_id());
-  recurse(0);
+  deeper = recurse(0);
 }
 
 static void wait_for_good(void) {
@@ -147,12 +147,12 @@ CASE(overflow_finalizer) {
   }
 }
 
-/* Whether the trace that follows the message begins in `recurse`. Sanitizers have functions of
- * their own called, which need stack as well. */
+/* Whether the trace that follows the message begins in `recurse`, and has who called it first.
+ * Sanitizers have functions of their own called, which need stack as well. */
 static bool begins_in_recurse(const char *text) {
   const char *at = strstr(text, "\ngoroutine ");
   const char *name = at ? strstr(at, " recurse") : NULL;
-  if (!name)
+  if (!name || !strstr(name, "overflow+"))
     return false;
   size_t lines = 0;
   for (at++; at < name; at++)
@@ -248,6 +248,103 @@ static void test_print_goroutines(void **state) {
   WAIT_UNTIL(atomic_load(&finished) == TRACED);
 }
 
+/* --- Callers -------------------------------------------------------------------------------- */
+
+/* Nothing here is compiled with frame pointers. */
+static atomic_int there;
+
+static void spin_until_released(int unused) {
+  (void)unused;
+  atomic_store(&there, 1);
+  while (!atomic_load(&release_them))
+    continue;
+}
+
+static void sleep_until_released(int unused) {
+  (void)unused;
+  atomic_store(&there, 1);
+  while (!atomic_load(&release_them))
+    gort_sleep(10000000);
+}
+
+static void block_until_released(int unused) {
+  gort_block_enter();
+  atomic_store(&there, 1);
+  while (!atomic_load(&release_them))
+    nap();
+  gort_block_exit();
+  (void)unused;
+}
+
+static void collect_until_released(int unused) {
+  (void)unused;
+  atomic_store(&there, 1);
+  while (!atomic_load(&release_them))
+    gort_gc();
+}
+
+static void handle_until_released(int unused) {
+  struct sigaction a = {.sa_handler = spin_until_released}, before;
+  CHECK(sigaction(SIGUSR1, &a, &before) == 0);
+  raise(SIGUSR1);
+  CHECK(sigaction(SIGUSR1, &before, NULL) == 0);
+  (void)unused;
+}
+
+static NOINLINE int called_third(void (*fn)(int), int n) {
+  volatile char frame[200];
+  frame[n] = 1;
+  fn(n);
+  return frame[n];
+}
+
+static NOINLINE int called_second(void (*fn)(int), int n) {
+  void *volatile more = __builtin_alloca((size_t)n + 100); /* its frame's size is not constant */
+  return called_third(fn, n) + (more != NULL);
+}
+
+static NOINLINE int called_first(void (*fn)(int), int n) { return called_second(fn, n) + 1; }
+
+static void call_three(void *fn) {
+  volatile int used = called_first((void (*)(int))(uintptr_t)fn, 7);
+  (void)used;
+  atomic_fetch_add(&finished, 1);
+}
+
+/* Whether the words stand in the text, in this order. */
+static bool in_order(const char *text, const char *const *words) {
+  for (; text && *words; words++)
+    text = strstr(text, *words);
+  return text != NULL;
+}
+
+static void expect_callers_of(void (*fn)(int)) {
+  atomic_store(&finished, 0);
+  atomic_store(&there, 0);
+  atomic_store(&release_them, 0);
+  gort_go(call_three, (void *)(uintptr_t)fn);
+  WAIT_UNTIL(atomic_load(&there));
+  nap();
+  const char *text = printed_goroutines();
+  atomic_store(&release_them, 1);
+  WAIT_UNTIL(atomic_load(&finished));
+  const char *const callers[] = {"_until_released", "called_third", "called_second",
+                                 "called_first",    "call_three",   NULL};
+  if (!in_order(text, callers))
+    fail_msg("the callers are not all in:\n%s", text);
+}
+
+static void test_traces_have_all_callers(void **state) {
+  (void)state;
+  expect_callers_of(sleep_until_released);
+  expect_callers_of(block_until_released);
+  expect_callers_of(collect_until_released);
+  if (UNDER_TSAN)
+    return; /* it does not let a loop be stopped */
+  expect_callers_of(spin_until_released);
+  expect_callers_of(handle_until_released);
+}
+
 /* --- How long they have waited -------------------------------------------------------------- */
 
 static atomic_int blocked_id, slept_id, slept_long;
@@ -336,6 +433,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_an_overflow_is_named),
       cmocka_unit_test(test_other_faults_are_no_overflows),
       cmocka_unit_test(test_print_goroutines),
+      cmocka_unit_test(test_traces_have_all_callers),
       cmocka_unit_test(test_how_long_they_wait),
       cmocka_unit_test(test_print_goroutines_under_load),
   };

@@ -15,6 +15,7 @@
 
 #include "base/base.h"
 #include "base/lock.h"
+#include "base/switch.h"
 #include "gort/memory.h"
 
 struct g;
@@ -84,7 +85,7 @@ struct m {
   struct stack sysstack;  /* mapped system stack of a thread that is not the runtime's own */
   uintptr_t pc;           /* where the signal interrupted it; 0: it stopped by itself; valid while
                              M_STOPPED */
-  uintptr_t fp;           /* the frame from which its callers can be followed; likewise */
+  struct frame at;        /* from where its callers can be followed; likewise */
   uint32_t frozen;        /* 1: it does not run on when the world does, for good: set by the
                              scheduler in the stopped world */
   uint32_t signalled;     /* the stop signal has been sent since the thread last blocked; atomic */

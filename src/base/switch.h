@@ -24,14 +24,27 @@ void call_on_stack(uintptr_t *save, uintptr_t sp, void (*fn)(void *), void *arg)
  * scanning from sp up sees everything the caller holds. */
 void spill_and_call(void (*fn)(uintptr_t sp, void *arg), void *arg);
 
-/* A stack that was left by switch_to or call_on_stack: where its caller's frame pointer and the
- * address at which it goes on lie. */
+/* A stack that was left by switch_to, call_on_stack or spill_and_call: where its caller's frame
+ * pointer and the address at which it goes on lie, and how many bytes there are before the caller's
+ * frame. */
 struct frame_record {
   uintptr_t fp, pc;
 };
 static inline const struct frame_record *saved_frame(uintptr_t sp) {
   return (const struct frame_record *)(sp + 48);
 }
+#if defined(__x86_64__)
+enum { SAVED_FRAME = 64 };
+#elif defined(__aarch64__)
+enum { SAVED_FRAME = 176 };
+#endif
+
+/* Where a function is that does not run at the moment. */
+struct frame {
+  uintptr_t pc, sp, fp;
+  uintptr_t link;   /* of one that was interrupted, where the processor has a link register */
+  bool interrupted; /* by a signal, at pc; else pc stands behind a call */
+};
 
 /* Stores the callee-saved registers to buf; returns the caller's sp. */
 enum { SAVED_REGS = 24 };

@@ -129,16 +129,21 @@ static bool asked(const struct m *m, uint32_t what) {
   return unlikely((load_relaxed(&m->cache.stop) & what) != 0);
 }
 
-static void stop_spilled(uintptr_t sp, void *arg) {
-  struct m *m = arg;
+/* At a point of the thread's own choosing, its registers spilled at sp. */
+static void publish_spilled(struct m *m, uintptr_t sp) {
+  const struct frame_record *r = saved_frame(sp);
   publish_sp(m, sp);
   m->pc = 0;
-  m->fp = (uintptr_t)__builtin_frame_address(0);
+  m->at = (struct frame){.pc = r->pc, .sp = sp + SAVED_FRAME, .fp = r->fp};
+}
+
+static void stop_spilled(uintptr_t sp, void *arg) {
+  struct m *m = arg;
+  publish_spilled(m, sp);
   stand_still(m, STOP_WORLD);
 }
 
-/* Stops at a point of the thread's own choosing, its registers spilled on its stack. locks keeps
- * the handler out meanwhile. */
+/* locks keeps the handler out meanwhile. */
 static void stop_here(struct m *m) {
   m->locks++;
   signal_fence();
@@ -166,9 +171,7 @@ void stop_if_asked(struct m *m) {
 
 static void wait_spilled(uintptr_t sp, void *arg) {
   struct m *m = arg;
-  publish_sp(m, sp);
-  m->pc = 0;
-  m->fp = (uintptr_t)__builtin_frame_address(0);
+  publish_spilled(m, sp);
   stand_still(m, STOP_WORLD | STOP_FORK);
 }
 
@@ -206,7 +209,7 @@ static void publish_frame(struct m *m, void *ucontext) {
   uintptr_t sp = os_ucontext_sp(ucontext) - RED_ZONE;
   struct stack alt;
   m->pc = os_ucontext_pc(ucontext);
-  m->fp = os_ucontext_fp(ucontext);
+  m->at = os_ucontext_frame(ucontext);
   if (is_scheduler(m, sp)) {
     m->regs = (struct stack){0, 0};
     return;

@@ -9,6 +9,7 @@
 
 #include "base/base.h"
 #include "base/kernel.h"
+#include "base/switch.h"
 
 #define OS_HUGE_PAGE ((size_t)2 << 20)
 
@@ -79,7 +80,11 @@ bool os_thread_blocks_signal(int tid, int sig);
  * included) as a range of memory. */
 uintptr_t os_ucontext_sp(void *ucontext);
 uintptr_t os_ucontext_pc(void *ucontext);
-uintptr_t os_ucontext_fp(void *ucontext); /* the frame pointer, in code that has one */
+struct frame os_ucontext_frame(void *ucontext);
+size_t os_ucontext_size(void);
+/* The same, found from where the stack pointer is as a handler returns to what the kernel has put
+ * below it. */
+uintptr_t os_signal_frame_ucontext(uintptr_t sp);
 void os_ucontext_registers(void *ucontext, uintptr_t *lo, uintptr_t *hi);
 /* The signal stack that was in force then; false when there was none. */
 bool os_ucontext_sigaltstack(void *ucontext, uintptr_t *lo, uintptr_t *hi);

@@ -128,6 +128,8 @@ bool os_ucontext_sigaltstack(void *ucontext, uintptr_t *lo, uintptr_t *hi) {
   return !(s->ss_flags & SS_DISABLE);
 }
 
+size_t os_ucontext_size(void) { return sizeof(ucontext_t); }
+
 #if defined(__x86_64__)
 
 uintptr_t os_ucontext_sp(void *ucontext) {
@@ -136,9 +138,16 @@ uintptr_t os_ucontext_sp(void *ucontext) {
 uintptr_t os_ucontext_pc(void *ucontext) {
   return (uintptr_t)((ucontext_t *)ucontext)->uc_mcontext.gregs[REG_RIP];
 }
-uintptr_t os_ucontext_fp(void *ucontext) {
-  return (uintptr_t)((ucontext_t *)ucontext)->uc_mcontext.gregs[REG_RBP];
+
+struct frame os_ucontext_frame(void *ucontext) {
+  uintptr_t fp = (uintptr_t)((ucontext_t *)ucontext)->uc_mcontext.gregs[REG_RBP];
+  return (struct frame){.pc = os_ucontext_pc(ucontext),
+                        .sp = os_ucontext_sp(ucontext),
+                        .fp = fp,
+                        .interrupted = true};
 }
+
+uintptr_t os_signal_frame_ucontext(uintptr_t sp) { return sp; }
 
 /* The floating point state lies behind the context in the frame, as fxsave wrote it: 512 bytes.
  * Its last words say, when they begin with the magic number, that xsave wrote more behind it,
@@ -166,9 +175,18 @@ uintptr_t os_ucontext_sp(void *ucontext) {
 uintptr_t os_ucontext_pc(void *ucontext) {
   return (uintptr_t)((ucontext_t *)ucontext)->uc_mcontext.pc;
 }
-uintptr_t os_ucontext_fp(void *ucontext) {
-  return (uintptr_t)((ucontext_t *)ucontext)->uc_mcontext.regs[29];
+
+struct frame os_ucontext_frame(void *ucontext) {
+  const unsigned long long *x = ((ucontext_t *)ucontext)->uc_mcontext.regs;
+  return (struct frame){.pc = os_ucontext_pc(ucontext),
+                        .sp = os_ucontext_sp(ucontext),
+                        .fp = x[29],
+                        .link = x[30],
+                        .interrupted = true};
 }
+
+/* The siginfo lies first. */
+uintptr_t os_signal_frame_ucontext(uintptr_t sp) { return sp + sizeof(siginfo_t); }
 
 /* Behind the general registers follow records, each with its kind and size; a record of kind
  * EXTRA points to more of them behind the context, where the registers are very wide. */

@@ -1,8 +1,7 @@
 /* Traces: every goroutine's state, and where it is.
  *
- * Callers are followed by frame pointers. The library is compiled with them; a program that is not
- * has shorter traces, or odd ones, but never a crash: a frame is only read where one of the
- * goroutine's or thread's stacks is known to be mapped.
+ * Callers are followed by what compilers say of their frames (unwind.c). Only what is known to be
+ * one of the goroutine's or thread's stacks is read.
  *
  * After a throw nothing can be relied upon: no lock is taken, nothing is allocated, and the other
  * threads run on, so the goroutines that run there are only named. gort_print_goroutines stops the
@@ -16,17 +15,20 @@
 #include "gc/stop.h"
 #include "gort/goroutine.h"
 #include "os/os.h"
+#include "sched/unwind.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 
-enum { MAX_FRAMES = 50 };
+/* Of a long trace the beginning and the end; what is longer still is none. */
+enum { FIRST_FRAMES = 40, LAST_FRAMES = 10, MOST_FRAMES = 1 << 20 };
 
 /* Where the text goes: to a descriptor at once, or to memory. What has no room is only counted. */
 struct out {
   int fd; /* -1: to memory */
   char *text;
   size_t size, n;
+  uintptr_t sp; /* where the caller of who prints has left its registers */
 };
 
 __attribute__((format(printf, 2, 3))) static void print(struct out *o, const char *fmt, ...) {
@@ -45,41 +47,38 @@ __attribute__((format(printf, 2, 3))) static void print(struct out *o, const cha
 
 /* Following frames. */
 
-/* What may be read: the stacks that a goroutine and its thread run on. */
-struct readable {
-  struct stack stack[4];
-};
-
-static bool can_read(const struct readable *r, uintptr_t p) {
-  for (size_t i = 0; i < COUNT_OF(r->stack); i++)
-    if (p >= r->stack[i].lo && p + sizeof(struct frame_record) <= r->stack[i].hi)
-      return p % PTR_SIZE == 0;
-  return false;
-}
-
-static void print_line(struct out *o, uintptr_t pc, bool returns_there) {
+static void print_frame(struct out *o, const struct frame *f) {
   char name[256];
-  symbol_name(pc, returns_there, name, sizeof name);
-  print(o, "\t0x%016zx %s\n", (size_t)pc, name);
+  symbol_name(f->pc, !f->interrupted, name, sizeof name);
+  print(o, "\t0x%016zx %s\n", (size_t)f->pc, name);
 }
 
-static void print_return(struct out *o, uintptr_t pc) { print_line(o, pc, true); }
-static void print_pc(struct out *o, uintptr_t pc) { print_line(o, pc, false); }
+/* The last of n frames, of those that were not printed at once. */
+static void print_last(struct out *o, const struct frame last[LAST_FRAMES], size_t n) {
+  if (n > LAST_FRAMES)
+    print(o, "\t... %zu more ...\n", n - LAST_FRAMES);
+  for (size_t i = n > LAST_FRAMES ? n - LAST_FRAMES : 0; i < n; i++)
+    print_frame(o, &last[i % LAST_FRAMES]);
+}
 
-/* A frame that leads nowhere new ends the trace: the frames of other stacks excepted, callers lie
- * higher, so none is seen twice within MAX_FRAMES for nothing. */
-UNSANITIZED static void print_frames(struct out *o, const struct readable *r, uintptr_t fp) {
-  for (int i = 0; can_read(r, fp); i++) {
-    struct frame_record f = *(const struct frame_record *)fp;
-    if (f.pc == 0 || f.fp == fp)
-      return;
-    if (i == MAX_FRAMES) {
-      print(o, "\t...\n");
-      return;
-    }
-    print_return(o, f.pc);
-    fp = f.fp;
-  }
+static void print_frames(struct out *o, struct frame f, const struct readable *r) {
+  struct frame last[LAST_FRAMES];
+  size_t n = 0;
+  do {
+    if (n < FIRST_FRAMES)
+      print_frame(o, &f);
+    else
+      last[(n - FIRST_FRAMES) % LAST_FRAMES] = f;
+  } while (++n < MOST_FRAMES && unwind(&f, r));
+  if (n > FIRST_FRAMES)
+    print_last(o, last, n - FIRST_FRAMES);
+}
+
+/* Of who has left its registers at sp. */
+static void print_callers(struct out *o, uintptr_t sp, const struct readable *r) {
+  struct frame f;
+  if (unwind_saved(&f, sp, r))
+    print_frames(o, f, r);
 }
 
 /* Goroutines. */
@@ -146,7 +145,7 @@ static void print_header(struct out *o, const struct g *g) {
 }
 
 static struct readable stacks_of(const struct g *g, const struct m *m) {
-  struct readable r = {{{0, 0}}};
+  struct readable r = {.stack = {{0, 0}}};
   if (g)
     r.stack[0] = g->stack;
   if (m) {
@@ -157,49 +156,32 @@ static struct readable stacks_of(const struct g *g, const struct m *m) {
   return r;
 }
 
-UNSANITIZED static void print_parked(struct out *o, const struct g *g) {
+static void print_parked(struct out *o, const struct g *g) {
   struct readable r = stacks_of(g, NULL);
-  uintptr_t record = (uintptr_t)saved_frame(g->sp);
   if (g->begun)
-    print_frames(o, &r, record);
+    print_callers(o, g->sp, &r);
   else
-    print_pc(o, (uintptr_t)g->fn);
+    print_frame(o, &(struct frame){.pc = (uintptr_t)g->fn, .interrupted = true});
 }
 
-/* The copy that gort_block_enter has made of the lowest frames; those above are in place. */
-UNSANITIZED static void print_blocked(struct out *o, const struct g *g, const struct m *m) {
-  uintptr_t sp = m->sp, record = (uintptr_t)saved_frame(sp), n = m->regs.hi - m->regs.lo;
+/* gort_block_enter has made a copy of the lowest frames; those above are in place. */
+static void print_blocked(struct out *o, const struct g *g, const struct m *m) {
   struct readable r = stacks_of(g, NULL);
-  while (record >= sp && record + sizeof(struct frame_record) <= sp + n && record % PTR_SIZE == 0) {
-    const struct frame_record *f = (const struct frame_record *)(m->regs.lo + (record - sp));
-    if (f->pc == 0)
-      return;
-    print_return(o, f->pc);
-    record = f->fp;
-  }
-  print_frames(o, &r, record);
-}
-
-static void print_stopped(struct out *o, const struct readable *r, const struct m *m) {
-  if (m->pc != 0)
-    print_pc(o, m->pc);
-  print_frames(o, r, m->fp);
+  r.copied = m->sp;
+  r.copy = m->regs;
+  print_callers(o, m->sp, &r);
 }
 
 /* What this thread was at when a signal came that it does not return from; pc 0: none. */
-static __thread struct frame_record interrupted;
+static __thread struct frame interrupted;
 
-void traceback_of(void *ucontext) {
-  interrupted = (struct frame_record){os_ucontext_fp(ucontext), os_ucontext_pc(ucontext)};
-}
+void traceback_of(void *ucontext) { interrupted = os_ucontext_frame(ucontext); }
 
-static NOINLINE void print_self(struct out *o, const struct readable *r) {
-  if (interrupted.pc != 0) {
-    print_pc(o, interrupted.pc);
-    print_frames(o, r, interrupted.fp);
-  } else {
-    print_frames(o, r, (uintptr_t)__builtin_frame_address(0));
-  }
+static void print_self(struct out *o, const struct readable *r) {
+  if (interrupted.pc != 0)
+    print_frames(o, interrupted, r);
+  else
+    print_callers(o, o->sp, r);
 }
 
 /* `stopped`: with the world stopped what other threads run can be seen too. */
@@ -215,7 +197,7 @@ static void print_on_thread(struct out *o, const struct g *g, bool stopped) {
   else if (load_acquire(&m->status) == M_BLOCKED)
     print_blocked(o, g, m);
   else
-    print_stopped(o, &r, m);
+    print_frames(o, m->at, &r);
 }
 
 static void print_goroutine(struct out *o, const struct g *g, bool stopped) {
@@ -253,10 +235,13 @@ static void print_all(struct out *o, bool stopped) {
   symbols_end();
 }
 
-void traceback_all(void) {
-  struct out o = {.fd = 2};
-  print_all(&o, false);
+static void print_spilled(uintptr_t sp, void *out) {
+  struct out *o = out;
+  o->sp = sp;
+  print_all(o, false);
 }
+
+void traceback_all(void) { spill_and_call(print_spilled, &(struct out){.fd = 2}); }
 
 /* The public function. */
 
@@ -269,12 +254,12 @@ static void blocked_write(uintptr_t sp, void *arg) {
   releasem(m);
 }
 
-/* True when it had room. */
-static bool collect(struct out *o) {
+static void collect(uintptr_t sp, void *out) {
+  struct out *o = out;
+  o->sp = sp;
   stoptheworld("gort_print_goroutines");
   print_all(o, true);
   starttheworld();
-  return o->n <= o->size;
 }
 
 void gort_print_goroutines(int fd) {
@@ -283,7 +268,8 @@ void gort_print_goroutines(int fd) {
     struct out o = {.fd = -1, .text = os_map(size, os_page_size()), .size = size};
     if (!o.text)
       throw("gort_print_goroutines: out of memory (%zu bytes)", size);
-    bool whole = collect(&o);
+    spill_and_call(collect, &o);
+    bool whole = o.n <= o.size;
     o.fd = fd;
     if (whole)
       spill_and_call(blocked_write, &o);
