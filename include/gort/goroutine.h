@@ -53,7 +53,8 @@ GORT_API void gort_block_exit(void);
 /* CLOCK_MONOTONIC in nanoseconds: what all deadlines count in. Any thread. */
 GORT_API int64_t gort_nanotime(void);
 
-/* Writes every goroutine's id, state and trace to the descriptor. */
+/* Writes every goroutine's id, state and trace to the descriptor. SIGQUIT does so on standard
+ * error before it ends the program, unless that handled or ignored it when the runtime started. */
 GORT_API void gort_print_goroutines(int fd);
 
 GORT_END_DECLS

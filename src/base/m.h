@@ -87,7 +87,7 @@ struct m {
                              M_STOPPED */
   struct frame at;        /* from where its callers can be followed; likewise */
   uint32_t frozen;        /* 1: it does not run on when the world does, for good: set by the
-                             scheduler in the stopped world */
+                             scheduler in the stopped world, or by the owner */
   uint32_t signalled;     /* the stop signal has been sent since the thread last blocked; atomic */
   bool stop_warned;       /* it was named as the one that holds up the collector; who stops the
                              world */

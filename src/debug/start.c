@@ -116,6 +116,7 @@ static void start(void) {
     stop_signal = env.signal;
   stop_init();
   sched_init(procs);
+  quit_init();
   schedtrace_init(env.schedtrace);
   trace_init();
   verify_init();

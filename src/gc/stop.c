@@ -228,6 +228,16 @@ static bool is_signal_frame(void *ucontext) {
   return (uintptr_t)ucontext - (uintptr_t)__builtin_frame_address(0) < near;
 }
 
+/* Publishes what the signal has interrupted, and stands still. */
+static void stop_interrupted(struct m *m, void *ucontext) {
+  if (within(m->stack, (uintptr_t)__builtin_frame_address(0)) || !is_signal_frame(ucontext)) {
+    stop_here(m);
+  } else {
+    publish_frame(m, ucontext);
+    stand_still(m, STOP_WORLD);
+  }
+}
+
 /* Nothing here takes a lock or changes errno. What m had published before is put back, for the
  * interrupted code may be just about to block. */
 static void stop_handler(int sig, void *info, void *ucontext) {
@@ -240,14 +250,17 @@ static void stop_handler(int sig, void *info, void *ucontext) {
     return;
   uintptr_t sp = m->sp;
   struct stack regs = m->regs;
-  if (within(m->stack, (uintptr_t)__builtin_frame_address(0)) || !is_signal_frame(ucontext)) {
-    stop_here(m);
-  } else {
-    publish_frame(m, ucontext);
-    stand_still(m, STOP_WORLD);
-  }
+  stop_interrupted(m, ucontext);
   m->sp = sp;
   m->regs = regs;
+}
+
+void stop_for_good(void *ucontext) {
+  struct m *m = getm();
+  if (!may_stop(m) || m->cache.mallocing != 0)
+    return;
+  store_release(&m->frozen, 1);
+  stop_interrupted(m, ucontext);
 }
 
 /* Blocking. */

@@ -22,6 +22,11 @@ bool world_is_stopped(void);
 /* nanotime() when it was asked to. For who has stopped it. */
 int64_t world_stopping_since(void);
 
+/* In a signal handler that is not to return: the calling thread stands still as one that was
+ * stopped, for good. But it returns if the thread is at work on the runtime, is blocked or not
+ * attached. */
+void stop_for_good(void *ucontext);
+
 /* Around fork. In between no other thread is inside acquirem, and none can enter: each structure
  * of the runtime is whole, and no lock of it is held, when the memory is copied. But the threads
  * run on outside of the runtime, for fork itself takes locks that they may hold (malloc's). The

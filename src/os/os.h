@@ -58,6 +58,8 @@ bool os_is_main_thread(void);
 int os_signal_thread(int tid, int sig);
 /* Installs handler(sig, siginfo, ucontext) with SA_RESTART | SA_ONSTACK: 0 or -errno. */
 int os_sigaction(int sig, void (*handler)(int, void *, void *));
+/* Ends the process by a signal's default action, as if it had come without a handler. */
+GORT_NORETURN void os_die_of(int sig);
 /* Whether a handler can be installed for `sig` (not for SIGKILL, nor those of the C library) and
  * may return, as from a fault it may not. */
 bool os_signal_is_usable(int sig);

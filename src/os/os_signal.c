@@ -46,6 +46,18 @@ int os_sigaction(int sig, void (*handler)(int, void *, void *)) {
   return (int)ERRNO_KEPT(sigaction(sig, &sa, NULL));
 }
 
+/* The first process of a container does not die of a signal that it does not handle; it ends as a
+ * shell says of one that did. */
+void os_die_of(int sig) {
+  struct sigaction sa;
+  memset(&sa, 0, sizeof sa);
+  sa.sa_handler = SIG_DFL;
+  sigaction(sig, &sa, NULL);
+  os_unblock_signal(sig);
+  os_signal_thread((int)syscall(SYS_gettid), sig);
+  _exit(128 + sig);
+}
+
 bool os_set_sigaltstack(void *p, size_t size, uintptr_t *lo, uintptr_t *hi) {
   stack_t now, ours = {.ss_sp = p, .ss_size = size};
   *lo = *hi = 0;

@@ -119,8 +119,8 @@ struct sched {
   /* sysmon: sysmon.c */
   uint32_t sysmon_state; /* none, started; atomic */
   bool sysmon_waits;     /* it sleeps until it is woken; under the lock; atomic */
-  bool sysmon_called;    /* sysmon_note is set; under the lock */
-  struct note sysmon_note;
+  bool sysmon_runs;      /* its thread is there; atomic */
+  uint32_t sysmon_calls; /* what it is called for, as bits, see sysmon.c; atomic; it sleeps on it */
 
   /* nanotime() a short while ago, for who has no time to ask: at most 10 ms, or as long as sysmon
    * is late. 0: nobody keeps it. On a line of its own, for all read it. Atomic. */
@@ -261,6 +261,7 @@ void schedtrace(int64_t now);         /* prints it if it is time; sysmon's */
 void sysmon_ensure(void);
 void sysmon_call(void); /* under sched.lock: wakes it; who ends its sleep sets sched.clock so */
 void sysmon_hurry(void);
+bool sysmon_ask_to_quit(void); /* in a signal handler; false: it does not run */
 void sysmon_after_fork(void);
 void wake_after_fork(void); /* on a thread that is about to wait */
 
@@ -269,8 +270,14 @@ void m0_wake(void); /* under sched.lock */
 GORT_NORETURN void main_returned(void);
 void main_goexit(void); /* the main goroutine ends by itself */
 
-/* traceback.c */
+/* quit.c: SIGQUIT */
+void quit_init(void);
+void quit_after_fork(void);
+GORT_NORETURN void quit_stopped(void); /* sysmon's: prints all traces and ends the process */
+
+/* traceback.c: on standard error */
 void traceback_all(void);
+void traceback_stopped(void); /* of a stopped world */
 /* In a signal handler that will not return: this thread's trace is that of what it interrupted. */
 void traceback_of(void *ucontext);
 

@@ -10,7 +10,8 @@
  *   - looks for a deadlock again while help may still come;
  *   - has a collection run when the last one was two minutes ago;
  *   - prints the lines that GORTDEBUG=schedtrace asks for;
- *   - keeps sched.clock.
+ *   - keeps sched.clock;
+ *   - prints all traces when SIGQUIT has come.
  *
  * It looks every 20 µs while there is something to do, then less and less, down to every 10 ms;
  * and while all Ps are idle it sleeps until it is called. */
@@ -38,6 +39,9 @@ enum {
 
 enum { SYSMON_NONE, SYSMON_STARTED };
 
+/* In sched.sysmon_calls. CALLED is cleared under sched.lock. */
+enum { CALLED = 1, QUIT = 2 };
+
 /* The time as it is now, for sched.clock too. */
 static int64_t tell_time(void) {
   int64_t now = nanotime();
@@ -47,14 +51,23 @@ static int64_t tell_time(void) {
 
 /* Being called. */
 
+static void call_for(uint32_t what) {
+  if ((or_relaxed(&sched.sysmon_calls, what) & what) == 0)
+    futexwakeup(&sched.sysmon_calls, 1);
+}
+
 /* While it has slept the clock stood still. */
 void sysmon_call(void) {
   store_relaxed(&sched.sysmon_waits, false);
   tell_time();
-  if (sched.sysmon_called)
-    return;
-  sched.sysmon_called = true;
-  notewakeup(&sched.sysmon_note);
+  call_for(CALLED);
+}
+
+bool sysmon_ask_to_quit(void) {
+  if (!load_relaxed(&sched.sysmon_runs))
+    return false;
+  call_for(QUIT);
+  return true;
 }
 
 /* Its present nap, in ns; sysmon's; atomic. */
@@ -69,14 +82,25 @@ void sysmon_hurry(void) {
   unlock_raw(&sched.lock);
 }
 
+/* Until it is called, or the time is up. */
+static uint32_t wait_for_call(int64_t ns) {
+  int64_t until = ns < 0 ? 0 : nanotime() + ns, left = ns;
+  uint32_t calls;
+  while ((calls = load_acquire(&sched.sysmon_calls)) == 0) {
+    if (ns >= 0 && (left = until - nanotime()) <= 0)
+      break;
+    futexsleep(&sched.sysmon_calls, 0, left);
+  }
+  return calls;
+}
+
 /* True when it was called. */
 static bool sleep_until_called(int64_t ns) {
-  bool called = notesleep(&sched.sysmon_note, ns);
+  uint32_t calls = wait_for_call(ns);
+  if (calls & QUIT)
+    quit_stopped();
   lock_raw(&sched.lock);
-  if (sched.sysmon_called) {
-    sched.sysmon_called = false;
-    noteclear(&sched.sysmon_note);
-  }
+  bool called = (and_relaxed(&sched.sysmon_calls, ~(uint32_t)CALLED) & CALLED) != 0;
   store_relaxed(&sched.sysmon_waits, false);
   unlock_raw(&sched.lock);
   return called;
@@ -158,7 +182,8 @@ static bool has_to_try_again(void) {
  * meanwhile. */
 static bool may_sleep(bool *later) {
   lock_raw(&sched.lock);
-  bool idle = all_idle() && !sched.starting && !sched.sysmon_called && !has_to_try_again();
+  bool idle = all_idle() && !sched.starting && load_relaxed(&sched.sysmon_calls) == 0 &&
+              !has_to_try_again();
   if (idle && sched.checkdead_later)
     checkdead();
   *later = sched.checkdead_later;
@@ -201,6 +226,7 @@ static int64_t next_nap(uint32_t idle, int64_t now) {
 
 static void sysmon(void *unused) {
   (void)unused;
+  store_relaxed(&sched.sysmon_runs, true);
   for (uint32_t idle = 0;; idle++) {
     store_relaxed(&nap, next_nap(idle, tell_time()));
     if (sleep_until_called(nap))
@@ -267,7 +293,8 @@ void wake_after_fork(void) {
 /* It is gone, and is started again by who needs it: most children of fork do not. */
 void sysmon_after_fork(void) {
   sched.sysmon_state = SYSMON_NONE;
-  sched.sysmon_waits = sched.sysmon_called = false;
+  sched.sysmon_waits = sched.sysmon_runs = false;
+  sched.sysmon_calls = 0;
   sched.clock = 0;
-  noteclear(&sched.sysmon_note);
+  quit_after_fork();
 }

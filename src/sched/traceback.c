@@ -13,6 +13,7 @@
 #include "base/switch.h"
 #include "base/throw.h"
 #include "gc/stop.h"
+#include "gc/threads.h"
 #include "gort/goroutine.h"
 #include "os/os.h"
 #include "sched/unwind.h"
@@ -164,14 +165,6 @@ static void print_parked(struct out *o, const struct g *g) {
     print_frame(o, &(struct frame){.pc = (uintptr_t)g->fn, .interrupted = true});
 }
 
-/* gort_block_enter has made a copy of the lowest frames; those above are in place. */
-static void print_blocked(struct out *o, const struct g *g, const struct m *m) {
-  struct readable r = stacks_of(g, NULL);
-  r.copied = m->sp;
-  r.copy = m->regs;
-  print_callers(o, m->sp, &r);
-}
-
 /* What this thread was at when a signal came that it does not return from; pc 0: none. */
 static __thread struct frame interrupted;
 
@@ -184,20 +177,33 @@ static void print_self(struct out *o, const struct readable *r) {
     print_callers(o, o->sp, r);
 }
 
+/* gort_block_enter has made a copy of the lowest frames; those above are in place. */
+static void print_blocked(struct out *o, const struct m *m, struct readable r) {
+  r.copied = m->sp;
+  r.copy = m->regs;
+  print_callers(o, m->sp, &r);
+}
+
+/* What this thread runs, or another one of a stopped world. */
+static void print_thread_frames(struct out *o, const struct m *m, const struct readable *r) {
+  if (m == getm())
+    print_self(o, r);
+  else if (load_acquire(&m->status) == M_BLOCKED)
+    print_blocked(o, m, *r);
+  else
+    print_frames(o, m->at, r);
+}
+
 /* `stopped`: with the world stopped what other threads run can be seen too. */
 static void print_on_thread(struct out *o, const struct g *g, bool stopped) {
   struct m *m = load_relaxed(&g->m);
   if (!m)
     return;
   struct readable r = stacks_of(g, m);
-  if (m == getm())
-    print_self(o, &r);
-  else if (!stopped)
+  if (m != getm() && !stopped)
     print(o, "\ton thread %d\n", m->tid);
-  else if (load_acquire(&m->status) == M_BLOCKED)
-    print_blocked(o, g, m);
   else
-    print_frames(o, m->at, &r);
+    print_thread_frames(o, m, &r);
 }
 
 static void print_goroutine(struct out *o, const struct g *g, bool stopped) {
@@ -217,11 +223,18 @@ static void print_others(struct out *o, const struct g *self, bool stopped) {
       print_goroutine(o, g, stopped);
 }
 
-static void print_thread(struct out *o) {
-  struct m *m = getm();
+/* A thread that runs no goroutine. */
+static void print_thread(struct out *o, const struct m *m) {
   struct readable r = stacks_of(NULL, m);
   print(o, "\nthread %d%s:\n", m->tid, m->runtime_owned ? " (of the runtime)" : "");
-  print_self(o, &r);
+  print_thread_frames(o, m, &r);
+}
+
+/* Of a stopped world. Those of the runtime have nothing to say. */
+static void print_threads(struct out *o) {
+  for (struct m *m = load_acquire(&allm); m; m = m->alllink)
+    if (load_relaxed(&m->in_use) && m != getm() && !load_relaxed(&m->runtime_owned) && !m->curg)
+      print_thread(o, m);
 }
 
 static void print_all(struct out *o, bool stopped) {
@@ -230,8 +243,10 @@ static void print_all(struct out *o, bool stopped) {
   if (self)
     print_goroutine(o, self, stopped);
   else if (attached())
-    print_thread(o);
+    print_thread(o, getm());
   print_others(o, self, stopped);
+  if (stopped)
+    print_threads(o);
   symbols_end();
 }
 
@@ -242,6 +257,8 @@ static void print_spilled(uintptr_t sp, void *out) {
 }
 
 void traceback_all(void) { spill_and_call(print_spilled, &(struct out){.fd = 2}); }
+
+void traceback_stopped(void) { print_all(&(struct out){.fd = 2}, true); }
 
 /* The public function. */
 
