@@ -30,7 +30,7 @@ static gort_chan *new_chan(size_t elemsize, size_t capacity, size_t behind, int 
   c->dataqsiz = capacity;
   c->elemsize = elemsize;
   c->stride = ALIGN_UP(elemsize, (size_t)ELEM_ALIGN);
-  c->buf = (char *)(c + 1);
+  c->ring = sizeof *c;
   c->when = NEVER;
   c->forks = chan_forks;
   return c;
@@ -62,7 +62,8 @@ gort_chan *gort_chan_new_of(const gort_type *elem, size_t capacity) {
   if (elem->size % ELEM_ALIGN != 0)
     return new_chan(elem->size, capacity, ring, GORT_SCAN, "gort_chan_new_of");
   gort_chan *c = new_chan(elem->size, capacity, 0, GORT_SCAN, "gort_chan_new_of");
-  c->buf = mallocgc_or_throw(ring, ELEM_ALIGN, TYPED_ARRAY, elem, "gort_chan_new_of");
+  c->object = mallocgc_or_throw(ring, ELEM_ALIGN, TYPED_ARRAY, elem, "gort_chan_new_of");
+  c->ring = (uintptr_t)c->object - (uintptr_t)c;
   return c;
 }
 
@@ -144,7 +145,7 @@ static inline void zero_out(const gort_chan *c, void *to) {
 static inline char *next_slot(const gort_chan *c, size_t *x) {
   size_t i = *x;
   *x = i + 1 == c->dataqsiz ? 0 : i + 1;
-  return c->buf + i * c->stride;
+  return (char *)((uintptr_t)c + c->ring + i * c->stride);
 }
 
 static inline void put_in_ring(gort_chan *c, const void *elem) {

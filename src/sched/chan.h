@@ -36,9 +36,11 @@ struct gort_chan {
   size_t qcount;   /* elements in the ring; under lock; atomic for who only looks */
   size_t dataqsiz; /* room for so many; constant, like the next three */
   size_t elemsize;
-  size_t stride;       /* elemsize, rounded up */
-  char *buf;           /* the ring: behind the channel, or, of a type with pointers, an object */
-  size_t sendx, recvx; /* where the next goes and comes from; under lock */
+  size_t stride; /* elemsize, rounded up */
+  size_t ring;   /* where the ring begins, in bytes from the channel: behind it or in `object`;
+                    no pointer, which in a traced channel would be one to itself */
+  void *object;  /* the ring of a type with pointers: an object of its own */
+  size_t sendx, recvx;       /* where the next goes and comes from; under lock */
   struct waitq recvq, sendq; /* under lock */
   uint32_t forks;            /* chan_forks as the queues were last looked at; under lock */
   int64_t when; /* gort_after: when the value is due; NEVER: no more; under lock; atomic */
