@@ -196,14 +196,17 @@ enum outcome chan_send_step(gort_chan *c, const void *elem, struct waiter **wake
   return DONE;
 }
 
-/* A sender waits: the ring is full, so its element gets the room of the one that is taken. */
+/* A sender waits: the ring is full, so its element gets the room of the one that is taken. Full it
+ * stays, also for who looks at qcount without the lock. */
 static void recv_from_sender(gort_chan *c, void *elem, struct sudog *s) {
   if (c->dataqsiz == 0) {
     copy_out(c, elem, s->elem);
     return;
   }
-  take_from_ring(c, elem);
-  put_in_ring(c, s->elem);
+  char *at = next_slot(c, &c->recvx);
+  copy_out(c, elem, at);
+  copy(at, s->elem, c->elemsize);
+  c->sendx = c->recvx;
 }
 
 enum outcome chan_recv_step(gort_chan *c, void *elem, struct waiter **wake) {
