@@ -158,7 +158,7 @@ static inline void take_from_ring(gort_chan *c, void *elem) {
   char *from = next_slot(c, &c->recvx);
   copy_out(c, elem, from);
   zero(from, c->elemsize);
-  store_relaxed(&c->qcount, c->qcount - 1);
+  store_release(&c->qcount, c->qcount - 1); /* for is_empty */
 }
 
 /* The ring alone is concerned: nobody waits, and it has room, or elements. */
@@ -371,10 +371,11 @@ bool gort_try_send(gort_chan *c, const void *elem) {
   return o == DONE;
 }
 
-/* Once closed a channel is not opened again, so the order of the two looks matters. */
+/* Once closed a channel is not opened again: it was open, too, at the moment when it was empty. The
+ * other way round it might have been closed, and then emptied, between the looks. */
 static bool is_empty(const gort_chan *c) {
-  return !load_acquire(&c->closed) && load_relaxed(&c->qcount) == 0 &&
-         !load_relaxed(&c->sendq.first) && !is_ripe(c);
+  return load_acquire(&c->qcount) == 0 && !load_acquire(&c->sendq.first) && !is_ripe(c) &&
+         !load_relaxed(&c->closed);
 }
 
 int gort_try_recv(gort_chan *c, void *elem) {
