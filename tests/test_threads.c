@@ -321,7 +321,22 @@ static gort_mem_stats stats;
   X(gort_block_exit, gort_block_exit())                                                            \
   X(gort_print_goroutines, gort_print_goroutines(STDERR_FILENO))                                   \
   X(gort_thread_detach, gort_thread_detach())                                                      \
-  X(gort_thread_start, gort_thread_start(nothing, NULL))
+  X(gort_thread_start, gort_thread_start(nothing, NULL))                                           \
+  X(gort_chan_new, gort_chan_new(8, 1))                                                            \
+  X(gort_chan_new_of, gort_chan_new_of(&node_type, 1))                                             \
+  X(gort_send, gort_send(NULL, NULL))                                                              \
+  X(gort_recv, gort_recv(NULL, NULL))                                                              \
+  X(gort_try_send, gort_try_send(NULL, NULL))                                                      \
+  X(gort_try_recv, gort_try_recv(NULL, NULL))                                                      \
+  X(gort_chan_close, gort_chan_close(NULL))                                                        \
+  X(gort_chan_len, gort_chan_len(NULL))                                                            \
+  X(gort_chan_cap, gort_chan_cap(NULL))                                                            \
+  X(gort_select, gort_select(NULL, 0))                                                             \
+  X(gort_try_select, gort_try_select(NULL, 0))                                                     \
+  X(gort_select_until, gort_select_until(NULL, 0, 0))                                              \
+  X(gort_after, gort_after(1))                                                                     \
+  X(gort_timer_start, gort_timer_start(1, 0, nothing, NULL))                                       \
+  X(gort_timer_stop, gort_timer_stop(NULL))
 
 #define CALLING(name, call)                                                                        \
   static void call_##name(void) { call; }
