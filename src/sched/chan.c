@@ -87,7 +87,7 @@ void chan_enqueue(struct waitq *q, struct sudog *s) {
   if (q->last)
     q->last->next = s;
   else
-    q->first = s;
+    store_relaxed(&q->first, s);
   q->last = s;
   s->queued = true;
 }
@@ -98,7 +98,7 @@ void chan_remove(struct waitq *q, struct sudog *s) {
   if (s->prev)
     s->prev->next = s->next;
   else
-    q->first = s->next;
+    store_relaxed(&q->first, s->next);
   if (s->next)
     s->next->prev = s->prev;
   else

@@ -27,7 +27,7 @@ struct sudog {
 };
 
 struct waitq {
-  struct sudog *first, *last;
+  struct sudog *first, *last; /* under the channel's lock; first: atomic for who only looks */
 };
 
 struct gort_chan {

@@ -81,10 +81,10 @@ struct g {
 };
 _Static_assert(offsetof(struct g, m) == CACHE_LINE, "what making a goroutine needs is in one line");
 
-/* It is going to be run, or made, soon: perhaps another processor had it last. */
+/* It is going to be run, or made, soon: perhaps another processor had it last. Or NULL. */
 static inline void prefetch_g(const struct g *g) {
   __builtin_prefetch(g, 1);
-  __builtin_prefetch(&g->m, 1);
+  __builtin_prefetch((const void *)((uintptr_t)g + offsetof(struct g, m)), 1);
 }
 
 /* All goroutines there ever were, by alllink. Grows at its head only; atomic. */

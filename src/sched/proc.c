@@ -313,7 +313,7 @@ static SWITCHES void switch_to_goroutine(struct g *g0, struct g *g) {
 void execute(struct m *m, struct g *g, bool inherit) {
   become(m, g, inherit);
   switch_to_goroutine(m->g0, g);
-  m->curg = NULL;
+  store_relaxed(&m->curg, NULL);
   m->stack = (struct stack){0, 0};
   m->systemsp = 0;
   finish_leaving(m);
