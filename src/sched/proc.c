@@ -3,10 +3,10 @@
  * A thread of the runtime's own is in one of three conditions: it runs a goroutine; it is
  * spinning, that is, it has a P and no work and looks for some; or it sleeps, without a P. Work
  * comes about in five places: in the ring of a P, in the global queue, as a timer that is due, as
- * a descriptor that is ready, and as finalizers to run. Who makes work puts it there and calls wakep(), which
- * wakes a thread only if there is a P that nobody has and no thread is spinning: one that spins
- * will find the work, and as soon as it has found any it stops spinning and calls wakep() itself,
- * so that one thread after the other is woken as long as there is work for it.
+ * a descriptor that is ready, and as finalizers to run. Who makes work puts it there and calls
+ * wakep(), which wakes a thread only if there is a P that nobody has and no thread is spinning: one
+ * that spins will find the work, and as soon as it has found any it stops spinning and calls wakep()
+ * itself, so that one thread after the other is woken as long as there is work for it.
  *
  * Why no wake-up is lost. Two sides do the opposite of each other, with a full barrier between
  * the two steps:
@@ -25,13 +25,13 @@
  * A thread that spins may doze, for 50 µs at a time: it is as one that takes long between two looks.
  *
  * Looking at all places: the rings of all Ps, the global queue, the deadlines, and whether the
- * finalizer goroutine is to be woken. For descriptors there is the watch. When there is work, the thread needs a P for it; if none is
- * idle any more, all of them are held by threads that will come by findrunnable, which looks at
- * all places, and it may sleep.
+ * finalizer goroutine is to be woken. For descriptors there is the watch. When there is work, the
+ * thread needs a P for it; if none is idle any more, all of them are held by threads that will come
+ * by findrunnable, which looks at all places, and it may sleep.
  *
- * Time and descriptors: see watch.c. The world's stop: a thread that looks for work holds no lock and stops where
- * it releases its m for a moment; one that sleeps is M_BLOCKED, and does not come back before the
- * world runs again. */
+ * Time and descriptors: see watch.c. The world's stop: a thread that looks for work holds no lock
+ * and stops where it releases its m for a moment; one that sleeps is M_BLOCKED, and does not come
+ * back before the world runs again. */
 #include "sched/runq.h"
 
 #include "base/kernel.h"
