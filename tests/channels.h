@@ -76,10 +76,10 @@ SHARED_HELPER char *goroutines_text(void) {
 
 /* How many goroutines are in this state, as traces name it. */
 SHARED_HELPER int goroutines_in(const char *state) {
-  char free_one[64], locked_one[64], *text = goroutines_text();
-  snprintf(free_one, sizeof free_one, " [%s]:", state);
-  snprintf(locked_one, sizeof locked_one, " [%s, locked", state);
-  size_t n = occurrences(text, free_one) + occurrences(text, locked_one);
+  char alone[64], further[64], *text = goroutines_text();
+  snprintf(alone, sizeof alone, " [%s]:", state);
+  snprintf(further, sizeof further, " [%s, ", state);
+  size_t n = occurrences(text, alone) + occurrences(text, further);
   free(text);
   return (int)n;
 }
