@@ -167,6 +167,7 @@ static void wake_dozer(void) {
     notewakeup(&m->park);
 }
 
+/* An exchange is no full barrier on aarch64, so these loads cannot be relaxed. */
 void wakep_put(bool waits) {
   if (waits && unlikely(load_seqcst(&sched.dozer) != NULL))
     wake_dozer();

@@ -38,8 +38,8 @@ static inline bool runqhead_move(struct p *p, uint32_t h) {
 }
 
 /* The owner's. `next`: before all others; who was next goes to the end. True when somebody is in
- * the ring now who was not, so that there is work for two. With next it is a full barrier, unless
- * there is nobody to be woken. */
+ * the ring now who was not, so that there is work for two. With next its exchange comes before
+ * later loads that are sequentially consistent too, unless there is nobody to be woken. */
 static inline bool runqput(struct p *p, struct g *g, bool next) {
   if (next)
     g = runnext_swap(p, g);

@@ -181,7 +181,7 @@ struct p *pidleget(void);   /* under sched.lock */
 void acquirep(struct m *m, struct p *p);
 struct p *releasep(struct m *m);
 void wakep(void);
-void wakep_put(bool waits); /* after runqput, which is a full barrier; waits: it returned true */
+void wakep_put(bool waits); /* after runqput with next; waits: it returned true */
 void startm(struct p *p, bool spinning);
 void stopm(struct m *m);
 void handoffp(struct p *p);
