@@ -46,6 +46,13 @@ enum waitreason {
   waitReasons       /* how many */
 };
 
+/* What is to be done at the end of a function, also when that is gort_goexit. It lies in the frame
+ * of who called the function. fn need not return. */
+struct deferred {
+  void (*fn)(struct deferred *d);
+  struct deferred *outer;
+};
+
 struct g {
   /* Where it is: read and written whenever it is made, runs and ends. */
   uintptr_t sp;        /* where switch_to goes on; valid when it does not run */
@@ -70,10 +77,8 @@ struct g {
   void *commit_arg;
   int64_t waitsince; /* sched.clock as it began to wait, in Gwaiting and Gsyscall; atomic for
                         messages */
-  char *last_error; /* the text of its last refusal, malloc'ed; freed with the goroutine */
-  /* When set, gort_goexit calls it instead of ending the goroutine; it does not return. The
-   * goroutine's. */
-  void (*goexit_hook)(void);
+  char *last_error;  /* the text of its last refusal, malloc'ed; freed with the goroutine */
+  struct deferred *deferred; /* what gort_goexit does first, the innermost first; the goroutine's */
 
   uint32_t locked;                    /* depth of gort_lock_thread; the goroutine's */
   struct g *alllink;                  /* next in allgs; constant */

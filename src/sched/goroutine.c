@@ -146,7 +146,6 @@ void goroutine_end(struct m *m, struct g *g) {
     m->lockedg = NULL;
   g->lockedm = NULL;
   g->locked = 0;
-  g->goexit_hook = NULL;
   store_relaxed(&g->status, Gdead);
   sanitize_end(g);
   drop_stack(m->p, g);
@@ -167,13 +166,34 @@ void end_goroutine(void) {
   __builtin_unreachable();
 }
 
+/* A thread has no gort_goexit. */
+void call_deferring(void (*fn)(void *), void *arg, struct deferred *d) {
+  struct g *g = getg();
+  if (g) {
+    d->outer = g->deferred;
+    g->deferred = d;
+  }
+  fn(arg);
+  if (g)
+    g->deferred = d->outer;
+  d->fn(d);
+}
+
+static void run_deferred(struct g *g) {
+  struct deferred *d;
+  while ((d = g->deferred) != NULL) {
+    g->deferred = d->outer;
+    d->fn(d);
+  }
+}
+
 void gfree_after_fork(void) { gfree = (struct depot){0}; }
 
 /* Its slot is free again when all have been buried: stackpool_after_fork. */
 void bury_goroutine(struct g *g) {
   g->lockedm = NULL;
   g->locked = 0;
-  g->goexit_hook = NULL;
+  g->deferred = NULL;
   g->last_error = NULL;
   g->status = Gdead;
   if (g->slot)
@@ -257,8 +277,7 @@ void gort_goexit(void) {
   struct g *g = getg();
   if (!g)
     throw("gort_goexit: not on a goroutine");
-  if (g->goexit_hook)
-    g->goexit_hook();
+  run_deferred(g);
   end_goroutine();
 }
 

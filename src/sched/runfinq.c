@@ -126,12 +126,18 @@ static NOINLINE UNSANITIZED void wipe_stack_below(void) {
     dirt[i] = 0;
 }
 
-static void finalizer_goexit(void) { longjmp(fin.next, 1); }
+/* The outermost of what fing has deferred: what the finalizer had has been done before. */
+static void finalizer_goexit(struct deferred *d) {
+  getg()->deferred = d;
+  longjmp(fin.next, 1);
+}
+
+static struct deferred goexit = {finalizer_goexit, NULL};
 
 static void runfinq(void *unused) {
   (void)unused;
   store_release(&fing, getg());
-  getg()->goexit_hook = finalizer_goexit;
+  getg()->deferred = &goexit;
   if (_setjmp(fin.next) != 0)
     finish_last_entry();
   for (;;) {

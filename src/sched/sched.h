@@ -239,6 +239,8 @@ void count_goroutine(struct m *m, int n);     /* n more user goroutines */
 void gfree_after_fork(void);
 void bury_goroutine(struct g *g); /* after fork: it is dead and can be used anew */
 GORT_NORETURN void end_goroutine(void);
+/* Calls fn(arg), then d->fn(d); this also when fn ends by gort_goexit. Goroutines and threads. */
+void call_deferring(void (*fn)(void *), void *arg, struct deferred *d);
 
 /* watch.c */
 bool unwatched(void);          /* time or descriptors are waited for, and no thread does it */
