@@ -12,6 +12,7 @@
 
 #include "gc/threads.h"
 #include "sched/netpoll.h"
+#include "sched/sema.h"
 
 /* The thread is gone, and the m will be another's. */
 static void reset_m(struct m *m) {
@@ -78,6 +79,7 @@ void sched_after_fork(void) {
   struct m *self = getm();
   reset_threads(self);
   reset_ps(self);
+  sema_after_fork();
   sysmon_after_fork();
   gfree_after_fork();
   timers_after_fork();
