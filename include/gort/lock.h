@@ -22,8 +22,9 @@ typedef struct {
 #define GORT_MUTEX_INIT                                                                            \
   { 0 }
 
-/* Who has waited for longer than a millisecond is handed the lock by the next unlock, before all
- * who come meanwhile. Not recursive. Throws `unlock of unlocked mutex`. */
+/* An unlock wakes who has waited longest, and whoever is first takes the lock; but who has waited
+ * for longer than a millisecond is handed it, before all who come meanwhile. Not recursive. Throws
+ * `unlock of unlocked mutex`. */
 GORT_API void gort_mutex_lock(gort_mutex *m);
 GORT_API bool gort_mutex_try_lock(gort_mutex *m);
 GORT_API void gort_mutex_unlock(gort_mutex *m);

@@ -169,6 +169,15 @@ void goyield(void) {
   releasem(getm());
 }
 
+/* One that is tied to its thread goes on: that would be a detour by other threads. */
+void yield_to_next(void) {
+  struct m *m = acquirem();
+  struct g *g = m->curg;
+  if (g && !g->lockedm && load_relaxed(&m->p->runnext))
+    mcall(yield_commit);
+  releasem(getm());
+}
+
 void park_halted(void) { gopark(NULL, NULL, waitReasonHalted); }
 
 #ifdef GORT_TORTURE

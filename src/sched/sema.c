@@ -152,11 +152,17 @@ void sema_wait(struct semaroot *root, struct semawaiter *w, enum waitreason why)
   waiter_wait(&w->w, commit_unlock, root, why);
 }
 
-void sema_wake(struct semawaiter *list) {
+/* A long list is not woken in one go inside acquirem: that would keep the collector waiting. */
+void sema_wake(struct semaroot *root, struct semawaiter *list) {
+  struct m *m = acquirem();
+  sema_unlock(root);
   for (struct semawaiter *next; list; list = next) {
     next = list->next;
     waiter_wake(&list->w);
+    releasem(m);
+    m = acquirem();
   }
+  releasem(m);
 }
 
 /* Spinning. */

@@ -7,7 +7,8 @@
  *
  *   waits:   root = sema_lock(addr); looks at the word, and marks it as waited for; sema_queue;
  *            sema_wait, which unlocks the root
- *   wakes:   root = sema_lock(addr); sema_dequeue; changes the word; sema_unlock; sema_wake
+ *   wakes:   root = sema_lock(addr); sema_dequeue; changes the word; sema_wake, which unlocks the
+ * root
  *
  * Marks are set and removed under the root's lock alone. So who finds the word unmarked knows that
  * nobody waits, and needs no root.
@@ -59,8 +60,9 @@ size_t sema_waiting(struct semaroot *root, const void *addr);
 
 /* Unlocks the root and waits to be woken. w->w is waiter_self(). */
 void sema_wait(struct semaroot *root, struct semawaiter *w, enum waitreason why);
-/* Wakes all in the list: those who were taken out. */
-void sema_wake(struct semawaiter *list);
+/* Unlocks the root and wakes all in the list, which were taken out; NULL: nobody. The caller does
+ * not give way before it has woken the first. */
+void sema_wake(struct semaroot *root, struct semawaiter *list);
 
 /* In a child of fork: see fork.c. */
 void sema_after_fork(void);
