@@ -70,10 +70,20 @@ static void run_has_ended(struct gort_timer *t) {
   unlock(&timers.lock);
 }
 
+struct timer_run {
+  struct deferred deferred;
+  struct gort_timer *t;
+};
+
+static void end_run(struct deferred *d) {
+  run_has_ended(CONTAINER_OF(d, struct timer_run, deferred)->t);
+}
+
+/* gort_goexit in fn ends this run alone. */
 static void run(void *arg) {
   struct gort_timer *t = arg;
-  t->fn(t->arg);
-  run_has_ended(t);
+  struct timer_run r = {.deferred = {.fn = end_run}, .t = t};
+  call_deferring(t->fn, t->arg, &r.deferred);
 }
 
 /* Inside acquirem, so the collector does not look in between. */
