@@ -9,7 +9,7 @@
 #include "sched/sema.h"
 
 #include "os/os.h"
-#include "sched/sched.h"
+#include "sched/runq.h"
 
 enum {
 #ifdef GORT_TORTURE
