@@ -75,11 +75,12 @@ SHARED_HELPER size_t parked(const char *why) {
   CHECK(fd >= 0);
   gort_print_goroutines(fd);
   size_t size = (size_t)lseek(fd, 0, SEEK_END);
-  char *text = calloc(size + 1, 1), header[64];
+  char *text = calloc(size + 1, 1), short_wait[64], long_wait[64];
   CHECK(pread(fd, text, size, 0) == (ssize_t)size);
   close(fd);
-  snprintf(header, sizeof header, " [%s]:\n", why);
-  size_t n = occurrences(text, header);
+  snprintf(short_wait, sizeof short_wait, " [%s]:\n", why);
+  snprintf(long_wait, sizeof long_wait, " [%s, ", why);
+  size_t n = occurrences(text, short_wait) + occurrences(text, long_wait);
   free(text);
   return n;
 }
