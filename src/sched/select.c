@@ -165,12 +165,16 @@ static int64_t wait_until(const struct selection *s, int64_t deadline) {
   return until == NEVER ? -1 : until;
 }
 
-/* The locks are held, and are released. The case that went, or -1: some time has come. */
+/* The locks are held, and are released. The case that went, or -1: some time has come. Without a
+ * lock nothing would keep the woken one here until unlock_all has looked at the selection. */
 static int wait_for_any(struct selection *s, int64_t deadline) {
   struct waiter w = waiter_self();
   int64_t until = wait_until(s, deadline);
   enqueue_all(s, &w);
-  waiter_wait_until(&w, until, unlock_all, s, s->n ? waitReasonSelect : waitReasonSelectNoCases);
+  if (s->n != 0)
+    waiter_wait_until(&w, until, unlock_all, s, waitReasonSelect);
+  else
+    waiter_wait_until(&w, until, NULL, NULL, waitReasonSelectNoCases);
   dequeue_all(s);
   if (!w.by)
     return -1;
