@@ -120,6 +120,13 @@ SHARED_HELPER gort_chan *new_signals(size_t capacity) { return gort_chan_new(0, 
 SHARED_HELPER void signal_on(gort_chan *c) { gort_send(c, NULL); }
 SHARED_HELPER void await_signal(gort_chan *c) { CHECK(gort_recv(c, NULL)); }
 
+/* --- Select --------------------------------------------------------------------------------- */
+
+#define SEND(chan_, elem_) ((gort_case){.dir = GORT_SEND, .chan = (chan_), .elem = (elem_)})
+#define RECV(chan_, elem_) ((gort_case){.dir = GORT_RECV, .chan = (chan_), .elem = (elem_)})
+
+SHARED_HELPER int64_t from_now(int64_t ns) { return gort_nanotime() + ns; }
+
 /* What somebody who takes part is told. */
 struct numbered {
   gort_chan *c, *out;
