@@ -408,6 +408,8 @@ void gort_chan_close(gort_chan *c) {
     throw("close of nil channel");
   lock_chan(c);
   forget_dead(c);
+  chan_ripen(c);
+  store_relaxed(&c->when, NEVER);
   bool closed = c->closed;
   store_release(&c->closed, true);
   struct waiter *list = settle_all(c, &c->sendq, settle_all(c, &c->recvq, NULL));
