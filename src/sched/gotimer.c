@@ -67,6 +67,8 @@ static void run_has_ended(struct gort_timer *t) {
   lock(&timers.lock);
   if (t->state == RUNNING)
     arm_again(t);
+  else
+    t->arg = NULL; /* that was the last run */
   unlock(&timers.lock);
 }
 
@@ -130,6 +132,8 @@ bool gort_timer_stop(gort_timer *t) {
   enum state was = t->state;
   if (was != OVER)
     end_timer(t);
+  if (was == WAITING)
+    t->arg = NULL;
   unlock(&timers.lock);
   if (was == WAITING)
     timer_disarm(&t->timer);
