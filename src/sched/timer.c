@@ -175,6 +175,7 @@ void timers_run(struct timers *ts) {
   while (due.calls) {
     struct timer *t = due.calls;
     due.calls = t->sibling;
+    t->sibling = NULL; /* or it would keep the others alive */
     t->fire(t);
   }
 }
