@@ -10,9 +10,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-/* Numbers of rounds are divided by it. */
-enum { CALM = SLOWNESS * (UNDER_TORTURE ? 4 : 1) };
-
 enum { MILLISECOND = 1000000 };
 
 /* --- Who takes part ------------------------------------------------------------------------- */

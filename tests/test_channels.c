@@ -271,7 +271,7 @@ static void recv_and_end(void *c) { gort_recv(c, NULL); }
 /* What receivers wait for may come or never come. */
 static void test_closing_while_values_and_receivers_come(void **state) {
   (void)state;
-  for (int round = 0; round < 200 / CALM; round++) {
+  for (int round = 0; round < 200 / SLOWNESS; round++) {
     gort_chan *c = new_numbers((size_t)round % 3);
     for (int n = 0; n < 8; n++)
       start_job(n == 0 ? THREAD : GOROUTINE, recv_and_end, c);
@@ -416,7 +416,7 @@ static void test_trying_meets_who_waits(void **state) {
 }
 
 /* Two threads that are at the same channel at the same moment, as often as that can be had. */
-enum { MOMENTS = 10000 / CALM };
+enum { MOMENTS = 10000 / SLOWNESS };
 static gort_chan *at_moment[MOMENTS];
 static atomic_int arrived;
 
@@ -464,7 +464,7 @@ static void recv_half_of_the_crowd(void *c) {
 /* While senders wait a channel is full, whoever looks. */
 static void test_a_channel_for_which_senders_wait_is_full(void **state) {
   (void)state;
-  for (int round = 0; round < 8 / CALM + 1; round++) {
+  for (int round = 0; round < 8 / SLOWNESS + 1; round++) {
     gort_chan *c = new_numbers(1);
     send_number(c, 0);
     for (int i = 0; i < CROWD; i++)

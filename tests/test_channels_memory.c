@@ -331,8 +331,10 @@ static void test_things_arrive_whole_while_collections_run(void **state) {
   for (size_t capacity = 0; capacity < 4; capacity++) {
     gort_chan *c = gort_chan_new_of(gort_type_ptr(gort_type_uint64), capacity);
     for (int i = 0; i < 4; i++) {
-      start_job(i == 1 ? THREAD : GOROUTINE, send_made_things, new_numbered(c, NULL, 1000 / CALM));
-      start_job(i == 2 ? THREAD : GOROUTINE, recv_made_things, new_numbered(c, NULL, 1000 / CALM));
+      start_job(i == 1 ? THREAD : GOROUTINE, send_made_things,
+                new_numbered(c, NULL, 1000 / SLOWNESS));
+      start_job(i == 2 ? THREAD : GOROUTINE, recv_made_things,
+                new_numbered(c, NULL, 1000 / SLOWNESS));
     }
     await_jobs();
   }

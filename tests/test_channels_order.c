@@ -94,7 +94,7 @@ static void test_values_arrive_in_the_order_in_which_they_were_sent(void **state
 
 /* --- Nothing is lost, nothing comes twice --------------------------------------------------- */
 
-enum { EACH = 1000 / CALM, SENDERS = 4 };
+enum { EACH = 1000 / SLOWNESS, SENDERS = 4 };
 
 static struct {
   gort_chan *c;
@@ -137,7 +137,7 @@ static void test_many_to_many(void **state) {
 
 /* Workers take from one channel and give to another, until the first is closed; the last of them
  * closes the second. */
-enum { WORKERS = 23, ITEMS = 10000 / CALM * 10 };
+enum { WORKERS = 23, ITEMS = 10000 / SLOWNESS * 10 };
 static const int64_t primes[] = {2, 3, 7, 11, 13, 17, 19, 23, 27, 31};
 static atomic_int workers;
 
@@ -249,7 +249,7 @@ static void test_a_close_happens_before_the_receive_that_sees_it(void **state) {
 static atomic_int inside;
 
 static void count_under_lock(void *c) {
-  for (int i = 0; i < 200 / CALM; i++) {
+  for (int i = 0; i < 200 / SLOWNESS; i++) {
     signal_on(c);
     int n = atomic_fetch_add(&inside, 1);
     CHECK(n < (int)gort_chan_cap(c));
@@ -270,7 +270,7 @@ static void test_a_channel_is_a_semaphore(void **state) {
     for (int i = 0; i < 12; i++)
       start_job(i % 4 ? GOROUTINE : THREAD, count_under_lock, c);
     await_jobs();
-    assert_int_equal(plain[0], capacity == 1 ? 12 * (200 / CALM) : 0);
+    assert_int_equal(plain[0], capacity == 1 ? 12 * (200 / SLOWNESS) : 0);
   }
 }
 
@@ -284,7 +284,7 @@ static void pass_on(void *arg) {
 
 static void test_a_long_chain(void **state) {
   (void)state;
-  int links = 10000 / CALM / (UNDER_QEMU ? 4 : 1);
+  int links = 10000 / SLOWNESS / (UNDER_QEMU ? 4 : 1);
   gort_chan *leftmost = new_numbers(0), *left = leftmost;
   for (int i = 0; i < links; i++) {
     gort_chan *right = new_numbers(0);
@@ -350,7 +350,7 @@ static void talk(void *locked) {
   if (locked)
     gort_lock_thread();
   gort_go(echo_locked, new_numbered(c, out, 0));
-  for (int i = 0; i < 1000 / CALM; i++) {
+  for (int i = 0; i < 1000 / SLOWNESS; i++) {
     send_number(c, i);
     CHECK(recv_number(out) == i);
   }

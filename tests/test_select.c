@@ -348,7 +348,7 @@ static void test_deadlines_are_never_early(void **state) {
 static void prefer_what_is_ready(void *unused) {
   (void)unused;
   static const int64_t past[] = {0, 1, 1000000};
-  for (int i = 0; i < 1000 / CALM; i++) {
+  for (int i = 0; i < 1000 / SLOWNESS; i++) {
     gort_chan *c = new_numbers(1);
     int64_t n = 7;
     gort_case send = SEND(c, &n), recv = RECV(c, &n);
@@ -369,7 +369,7 @@ static void test_what_is_ready_wins_over_a_deadline_that_is_past(void **state) {
 
 /* A value and a deadline at the same moment: either it goes and is there, or it does not and is
  * not. */
-enum { RACES = 1000 / CALM };
+enum { RACES = 1000 / SLOWNESS };
 
 static struct {
   gort_chan *c;
@@ -424,7 +424,7 @@ static void test_a_value_and_a_deadline_at_the_same_moment(void **state) {
 static void sleep_by_select(void *number) {
   struct rng r = seeded_rng((uintptr_t)number);
   gort_case none = RECV(NULL, NULL);
-  for (int i = 0; i < 500 / CALM; i++) {
+  for (int i = 0; i < 500 / SLOWNESS; i++) {
     int64_t deadline = from_now((int64_t)rng_below(&r, 3000));
     CHECK(gort_select_until(&none, i % 2, deadline) == -1 && gort_nanotime() >= deadline);
   }
@@ -448,7 +448,7 @@ static void check_fair(const int *count, int k, int n) {
     CHECK(fabs(count[i] - n * p) <= 6.5 * sqrt(n * p * (1 - p)));
 }
 
-enum { DRAWS = 10000 / CALM };
+enum { DRAWS = 10000 / SLOWNESS };
 
 /* Half of them send and half receive; all can go at all times. */
 static void draw(int k, enum form form) {
@@ -571,7 +571,7 @@ static void test_the_value_that_is_sent_is_random(void **state) {
 
 /* --- One goes and no other ------------------------------------------------------------------ */
 
-enum { OUTLETS = 4, DOUBLES = 5000 / CALM };
+enum { OUTLETS = 4, DOUBLES = 5000 / SLOWNESS };
 
 static struct {
   gort_chan *outlet[OUTLETS], *all;
@@ -625,7 +625,7 @@ static void test_two_cases_never_go_together(void **state) {
 static gort_chan *mirror;
 
 static void meet_others(void *me) {
-  for (int i = 0; i < 1000 / CALM; i++) {
+  for (int i = 0; i < 1000 / SLOWNESS; i++) {
     int64_t mine = (int64_t)(uintptr_t)me, other = -1;
     gort_case cases[] = {SEND(mirror, &mine), RECV(mirror, &other)};
     if (mine == 1 && i % 2) {
@@ -661,7 +661,7 @@ static void try_both(void *unused) {
 static void test_trying_sees_all_channels_at_one_moment(void **state) {
   (void)state;
   verdict = new_numbers(1);
-  for (int i = 0; i < 4000 / CALM; i++) {
+  for (int i = 0; i < 4000 / SLOWNESS; i++) {
     bool close = i % 2;
     pair[0] = new_numbers(1);
     pair[1] = new_numbers(close ? 0 : 1);
@@ -848,7 +848,7 @@ static void test_all_ways_of_sending_meet_all_ways_of_receiving(void **state) {
 
 /* --- Many at once --------------------------------------------------------------------------- */
 
-enum { KINDS = 4, STRESS = 5000 / CALM };
+enum { KINDS = 4, STRESS = 5000 / SLOWNESS };
 static gort_chan *kinds[KINDS];
 
 static void send_kind(void *c) {
@@ -915,7 +915,7 @@ static gort_chan *many[60];
 static void exchange_in_any_order(void *number) {
   struct rng r = seeded_rng((uintptr_t)number);
   gort_dir dir = (uintptr_t)number % 2 ? GORT_SEND : GORT_RECV;
-  for (int i = 0; i < 300 / CALM; i++) {
+  for (int i = 0; i < 300 / SLOWNESS; i++) {
     gort_case cases[COUNT_OF(many)];
     int n = 1 + (int)rng_below(&r, COUNT_OF(many));
     for (int k = 0; k < n; k++)
@@ -941,13 +941,13 @@ static gort_chan *fed, *dumb;
 static void recv_beside_dumb(void *unused) {
   (void)unused;
   gort_case cases[] = {RECV(fed, NULL), RECV(dumb, NULL)};
-  for (int i = 0; i < 20000 / CALM; i++)
+  for (int i = 0; i < 20000 / SLOWNESS; i++)
     CHECK(gort_select(cases, 2) == 0);
 }
 
 static uint64_t heap_after_selects(void) {
   start_job(GOROUTINE, recv_beside_dumb, NULL);
-  for (int i = 0; i < 20000 / CALM; i++)
+  for (int i = 0; i < 20000 / SLOWNESS; i++)
     send_number(fed, i);
   await_jobs();
   gort_gc();
