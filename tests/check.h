@@ -627,6 +627,7 @@ SHARED_HELPER int end_tests(int failed) {
 /* `test_x` runs all tests, `test_x --only=PATTERN` some, `test_x CASE [ARG]` one case. */
 #define CHECK_MAIN(argc, argv, tests, setup)                                                       \
   do {                                                                                             \
+    test_seed(); /* before there are threads */                                                    \
     if ((argc) > 1 && strncmp((argv)[1], "--only=", 7) == 0)                                       \
       cmocka_set_test_filter((argv)[1] + 7);                                                       \
     else if ((argc) > 1)                                                                           \

@@ -203,15 +203,17 @@ static void test_one_of_many_gets_the_value(void **state) {
 /* What is due is in the channel as it is closed; what is not does not come any more. */
 static void test_closing_a_channel_of_after(void **state) {
   (void)state;
-  gort_chan *due = gort_after(0), *later = gort_after(2 * MILLISECOND);
+  int64_t when = from_now(4 * MILLISECOND);
+  gort_chan *due = gort_after(0), *later = gort_after(4 * MILLISECOND);
   gort_chan_close(due);
   gort_chan_close(later);
+  bool in_time = gort_nanotime() < when;
   assert_int_equal(gort_chan_len(due), 1);
   assert_true(gort_recv(due, NULL));
   assert_false(gort_recv(due, NULL));
   wait_a_little();
-  assert_int_equal(gort_chan_len(later), 0);
-  assert_false(gort_recv(later, NULL));
+  assert_true(!in_time || gort_chan_len(later) == 0);
+  assert_true(!in_time || !gort_recv(later, NULL));
 }
 
 /* --- Who keeps it --------------------------------------------------------------------------- */
@@ -517,11 +519,9 @@ static void time_again(void *arg) {
   gort_timer *t = gort_timer_start(period, period, go_off, a);
   UNTIL(atomic_load(&a->runs) >= 5);
   CHECK(gort_timer_stop(t) && !gort_timer_stop(t));
-  UNTIL(atomic_load(&a->inside) == 0);
-  wait_a_little(); /* a run that had begun may not have come to count */
   int runs = atomic_load(&a->runs);
   wait_a_little();
-  CHECK(atomic_load(&a->runs) == runs && atomic_load(&a->inside) == 0);
+  CHECK(atomic_load(&a->runs) <= runs + 1); /* the one that had begun */
 }
 
 static void test_a_periodic_timer_goes_off_until_it_is_stopped(void **state) {
@@ -754,6 +754,13 @@ static void test_the_argument_is_kept_until_the_run(void **state) {
   assert_mostly_dead(MANY);
 }
 
+/* Runs that have begun end some time. */
+static void await_mostly_dead(void) {
+  for (int i = 0; i < 1000 && !mostly((size_t)deaths(), MANY); i++)
+    wait_a_little();
+  assert_mostly_dead(MANY);
+}
+
 /* And not any longer, though the timers are held. */
 static void test_the_argument_is_not_kept_after_the_last_run(void **state) {
   (void)state;
@@ -761,28 +768,34 @@ static void test_the_argument_is_not_kept_after_the_last_run(void **state) {
   atomic_store(&things_seen, 0);
   start_with_things(0, 0, true);
   UNTIL(atomic_load(&things_seen) == MANY);
-  assert_mostly_dead(MANY);
+  await_mostly_dead();
   watch_begin();
   start_with_things(HOUR, 0, true);
   assert_none_dead();
   stop_kept();
-  assert_mostly_dead(MANY);
+  await_mostly_dead();
   watch_begin();
   atomic_store(&things_seen, 0);
   start_with_things(0, MILLISECOND, true);
   UNTIL(atomic_load(&things_seen) >= 2 * MANY);
   assert_none_dead();
   stop_kept();
-  wait_a_little();
-  assert_mostly_dead(MANY);
+  await_mostly_dead();
   forget_all();
 }
 
 static void nothing(void *unused) { (void)unused; }
 
+static atomic_int ended;
+
+static void count_end(void *unused) {
+  (void)unused;
+  atomic_fetch_add(&ended, 1);
+}
+
 static NOINLINE void make_timers(int64_t after, bool stop, int keep) {
   for (int i = 0; i < MANY; i++) {
-    gort_timer *t = watch(gort_timer_start(after, 0, nothing, NULL));
+    gort_timer *t = watch(gort_timer_start(after, 0, count_end, NULL));
     if (stop)
       gort_timer_stop(t);
     if (i % (MANY / 10) < keep)
@@ -796,7 +809,7 @@ static void test_timers_that_are_over_are_collected(void **state) {
   for (int keep = 0; keep < 2; keep++) {
     watch_begin();
     make_timers(2 * MILLISECOND, false, keep);
-    gort_sleep(20 * MILLISECOND);
+    UNTIL(atomic_load(&ended) == (keep + 1) * MANY);
     assert_mostly_dead(MANY - 10 * keep);
     watch_begin();
     make_timers(HOUR, true, keep);
