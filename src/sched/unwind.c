@@ -69,6 +69,15 @@ static bool unwind_by_frame_pointer(struct frame *f, const struct readable *r) {
          set_caller(f, pc, f->fp + sizeof(struct frame_record), fp);
 }
 
+/* Code without a description that was interrupted may be a linkage stub, which on aarch64 has none:
+ * its caller's frame is the one in force, and the link register leads there. In a function that has
+ * made a frame of its own that is a place in the function itself, and shows it twice. */
+static bool unwind_without_description(struct frame *f, const struct readable *r) {
+  if (f->interrupted && f->link != 0)
+    return set_caller(f, f->link, f->sp, f->fp);
+  return unwind_by_frame_pointer(f, r);
+}
+
 #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 35)
 
 /* Reading. */
@@ -448,7 +457,7 @@ bool unwind(struct frame *f, const struct readable *r) {
   struct row row;
   uintptr_t pc = f->interrupted ? f->pc : f->pc - 1;
   if (!find_description(pc, &d))
-    return unwind_by_frame_pointer(f, r);
+    return unwind_without_description(f, r);
   if (d.signal_frame)
     return unwind_signal(f, r);
   if (!find_row(&d, pc, &row))
@@ -458,6 +467,6 @@ bool unwind(struct frame *f, const struct readable *r) {
 
 #else
 
-bool unwind(struct frame *f, const struct readable *r) { return unwind_by_frame_pointer(f, r); }
+bool unwind(struct frame *f, const struct readable *r) { return unwind_without_description(f, r); }
 
 #endif
