@@ -66,6 +66,9 @@
  * order to run it. What does not work then: CMakeLists.txt. */
 #define UNDER_QEMU (getenv("GORT_TEST_EMULATOR") != NULL)
 
+/* Of so many goroutines, those that have room for their stacks at the same time. */
+#define ROOM_FOR(n) (UNDER_QEMU ? (n) / 10 : (n))
+
 #define SHARED_HELPER static __attribute__((unused))
 #define NOINLINE __attribute__((noinline))
 #define COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))

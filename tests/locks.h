@@ -245,6 +245,8 @@ SHARED_HELPER void expect_unattached(const struct call *calls, size_t n, const c
 
 /* The case throws because the main goroutine, which waits for this, waits for ever. */
 SHARED_HELPER void expect_deadlock(const char *case_name, const char *arg, const char *why) {
+  if (UNDER_QEMU)
+    return;
   const struct outcome *o = run_case(case_name, arg, NO_ENV);
   char header[100];
   snprintf(header, sizeof header, "goroutine 1 [%s]:", why);

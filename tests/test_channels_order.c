@@ -284,7 +284,7 @@ static void pass_on(void *arg) {
 
 static void test_a_long_chain(void **state) {
   (void)state;
-  int links = 10000 / SLOWNESS / (UNDER_QEMU ? 4 : 1);
+  int links = ROOM_FOR(10000 / SLOWNESS);
   gort_chan *leftmost = new_numbers(0), *left = leftmost;
   for (int i = 0; i < links; i++) {
     gort_chan *right = new_numbers(0);

@@ -88,27 +88,29 @@ static void pass(void *m) {
 
 static void test_many_on_one(void **state) {
   (void)state;
+  int n = ROOM_FOR(CROWD);
   atomic_store(&passed, 0);
   gort_mutex_lock(&mutex);
-  for (int i = 0; i < CROWD; i++)
+  for (int i = 0; i < n; i++)
     gort_go(pass, &mutex);
-  await_parked("mutex lock", CROWD);
+  await_parked("mutex lock", (size_t)n);
   assert_int_equal(atomic_load(&passed), 0);
   gort_mutex_unlock(&mutex);
-  AWAIT(atomic_load(&passed) == CROWD);
+  AWAIT(atomic_load(&passed) == n);
 }
 
 static void test_many_with_one_each(void **state) {
   (void)state;
+  int n = ROOM_FOR(CROWD);
   atomic_store(&passed, 0);
-  for (int i = 0; i < CROWD; i++) {
+  for (int i = 0; i < n; i++) {
     gort_mutex_lock(&crowd[i]);
     gort_go(pass, &crowd[i]);
   }
-  await_parked("mutex lock", CROWD);
-  for (int i = CROWD - 1; i >= 0; i--)
+  await_parked("mutex lock", (size_t)n);
+  for (int i = n - 1; i >= 0; i--)
     gort_mutex_unlock(&crowd[i]);
-  AWAIT(atomic_load(&passed) == CROWD);
+  AWAIT(atomic_load(&passed) == n);
 }
 
 /* --- Fairness ------------------------------------------------------------------------------- */

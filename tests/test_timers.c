@@ -895,7 +895,7 @@ CASE(forking_with_timers) {
 
 static void test_a_child_of_fork_has_no_timers(void **state) {
   (void)state;
-  if (UNDER_TSAN)
+  if (UNDER_TSAN || UNDER_QEMU)
     skip();
   expect_quiet(forking_with_timers);
 }
