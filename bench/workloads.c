@@ -20,18 +20,12 @@
  *       heap_run_finalizers()    let them run, where they do not by themselves
  *     HEAP_TYPED(id, T, ...)     defined where a type can say where its pointers are, with
  *       heap_new_of(T, id)
- *
- * What is found is printed as lines `METRIC=VALUE UNIT`. A metric that is printed more than
- * once was measured more than once.
  */
+#include "bench.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <time.h>
 
 struct node {
   struct node *left, *right;
@@ -48,16 +42,6 @@ struct object { /* 56 bytes */
 };
 
 #include HEAP
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static void report(const char *metric, double value, const char *unit) {
-  printf("%s=%.6g %s\n", metric, value, unit);
-}
 
 static void fail(const char *what) {
   fprintf(stderr, "%s: %s\n", heap_version(), what);
@@ -283,10 +267,7 @@ static void pause_longest(long n, long seconds) {
 
 #endif
 
-static const struct {
-  const char *name;
-  void (*run)(long, long);
-} workloads[] = {
+static const struct workload workloads[] = {
     {"trees", trees},
     {"alloc", alloc},
 #ifdef HEAP_TYPED
@@ -298,29 +279,14 @@ static const struct {
     {"finlive", finlive},
     {"pause", pause_longest},
 #endif
+    {NULL, NULL},
 };
-
-static void report_peak(void) {
-  struct rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-  report("peak", (double)usage.ru_maxrss / 1024, "MiB");
-}
-
-static int run(const char *name, long n, long m) {
-  for (size_t i = 0; i < sizeof workloads / sizeof *workloads; i++) {
-    if (strcmp(name, workloads[i].name) == 0) {
-      workloads[i].run(n, m);
-      report_peak();
-      return 0;
-    }
-  }
-  fprintf(stderr, "no such workload: %s\n", name);
-  return 2;
-}
 
 int main(int argc, char **argv) {
   heap_start();
-  if (argc < 2 || strcmp(argv[1], "version") == 0)
+  if (wants_version(argc, argv))
     return puts(heap_version()) < 0;
-  return run(argv[1], argc > 2 ? atol(argv[2]) : 1, argc > 3 ? atol(argv[3]) : 1);
+  int status = run_workload(workloads, argv + 1);
+  report_peak();
+  return status;
 }

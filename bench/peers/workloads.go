@@ -4,13 +4,9 @@
 package main
 
 import (
-	"fmt"
-	"os"
 	"runtime"
-	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -25,14 +21,6 @@ type object struct {
 	next  *object
 	value [6]uint64
 }
-
-func report(metric string, value float64, unit string) {
-	fmt.Printf("%s=%.6g %s\n", metric, value, unit)
-}
-
-func ns(d time.Duration, n int) float64 { return float64(d.Nanoseconds()) / float64(n) }
-
-func ms(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
 
 func build(depth int) *node {
 	if depth == 0 {
@@ -197,34 +185,10 @@ func pause(n, seconds int) {
 	report("rate", float64(replaced)/1e6/last.Sub(start).Seconds(), "M/s")
 }
 
-func reportPeak() {
-	var usage syscall.Rusage
-	syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
-	report("peak", float64(usage.Maxrss)/1024, "MiB")
-}
-
-var workloads = map[string]func(n, m int){
-	"trees": trees, "alloc": alloc, "mark": mark, "fin": fin, "finlive": finlive, "pause": pause,
-}
-
-func argument(i int) int {
-	if len(os.Args) <= i {
-		return 1
-	}
-	n, _ := strconv.Atoi(os.Args[i])
-	return n
-}
-
 func main() {
-	if len(os.Args) < 2 || os.Args[1] == "version" {
-		fmt.Println(runtime.Version()[2:])
-		return
+	if runWorkload(map[string]func(n, m int){
+		"trees": trees, "alloc": alloc, "mark": mark, "fin": fin, "finlive": finlive, "pause": pause,
+	}) {
+		reportPeak()
 	}
-	run := workloads[os.Args[1]]
-	if run == nil {
-		fmt.Fprintln(os.Stderr, "no such workload:", os.Args[1])
-		os.Exit(2)
-	}
-	run(argument(2), argument(3))
-	reportPeak()
 }
