@@ -229,6 +229,7 @@ void gort_free_os_memory(void) {
   CHECK_ATTACHED("gort_free_os_memory");
   spill_and_call(collect_below, NULL);
   scavenge_all();
+  upcalls.release_stacks();
 }
 
 /* New settings, and the old ones. With the world stopped no cycle runs and the goal can change. */

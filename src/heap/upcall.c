@@ -37,6 +37,7 @@ struct upcalls upcalls = {
     .exitsyscall = nothing_m,
     .world_stopped = nothing,
     .world_started = nothing,
+    .release_stacks = nothing,
     .wake_finalizers = nothing,
     .sweep_specials = no_specials,
     .special_shards = no_shards,

@@ -30,8 +30,9 @@ struct upcalls {
                                         fn and arg of those that have not begun */
   void (*entersyscall)(struct m *m); /* m blocks: its P may go to another thread */
   void (*exitsyscall)(struct m *m);  /* it is back (not stopped): get a P again, or wait for one */
-  void (*world_stopped)(void);       /* sched stops handing out Ps */
+  void (*world_stopped)(void);       /* sched takes its chance to tidy up */
   void (*world_started)(void);
+  void (*release_stacks)(void);  /* the memory of free stacks goes back to the system */
   void (*wake_finalizers)(void); /* something was queued: get fing running; no locks held */
   /* special, for gc: */
   bool (*sweep_specials)(struct mspan *s); /* before the bits are swapped; sets mark bits of what

@@ -91,6 +91,7 @@ void sched_after_fork(void) {
   for (struct g *g = allgs; g; g = g->alllink)
     sort_out(g, self->curg);
   stackpool_after_fork();
+  trim_after_fork();
   if (self->curg && !self->curg->system)
     sched.ngoroutines = 1;
   if (sched.maing != self->curg)

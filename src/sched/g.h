@@ -53,6 +53,9 @@ struct deferred {
   struct deferred *outer;
 };
 
+/* In g->waitsince: the idle part of its stack has been given back. */
+enum { TRIMMED = 1 };
+
 struct g {
   /* Where it is: read and written whenever it is made, runs and ends. */
   uintptr_t sp;        /* where switch_to goes on; valid when it does not run */
@@ -75,8 +78,8 @@ struct g {
   void (*leave)(struct m *m, struct g *g);
   void (*commit)(void *arg); /* for gopark */
   void *commit_arg;
-  int64_t waitsince; /* sched.clock as it began to wait, in Gwaiting and Gsyscall; atomic for
-                        messages */
+  int64_t waitsince; /* sched.clock as it began to wait, in Gwaiting and Gsyscall, or 0; its lowest
+                        bit: TRIMMED; atomic for messages */
   char *last_error;  /* the text of its last refusal, malloc'ed; freed with the goroutine */
   struct deferred *deferred; /* what gort_goexit does first, the innermost first; the goroutine's */
 

@@ -236,6 +236,7 @@ void sched_init(int procs) {
   sched.goidgen = 1;
   idle_init(procs);
   stack_init();
+  trim_init();
   throw_traceback = traceback_all;
   upcalls.safepoint = safepoint;
   upcalls.scan_goroutines = scan_goroutines;

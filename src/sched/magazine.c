@@ -24,6 +24,16 @@ static struct magazine *take_empty(struct depot *d) {
   return m ? m : persistentalloc(sizeof *m, CACHE_LINE);
 }
 
+/* What is old is wanted last. */
+static struct magazine *pop_full(struct depot *d) {
+  struct magazine *m = pop(&d->full);
+  return m ? m : pop(&d->old);
+}
+
+static bool has_none(const struct depot *d) {
+  return !load_relaxed(&d->full) && !load_relaxed(&d->old);
+}
+
 static void swap(struct magazines *c) {
   struct magazine *m = c->loaded;
   c->loaded = c->spare;
@@ -35,10 +45,10 @@ static bool has_room(const struct magazine *m) { return m && m->n < MAGAZINE_SIZ
 
 /* The empty one that is loaded goes back, for a full one. */
 static void load_full(struct magazines *c, struct depot *d) {
-  if (!load_relaxed(&d->full))
+  if (has_none(d))
     return;
   lock(&d->lock);
-  struct magazine *full = pop(&d->full);
+  struct magazine *full = pop_full(d);
   if (full && c->loaded)
     push(&d->empty, c->loaded);
   unlock(&d->lock);
@@ -76,10 +86,10 @@ void magazine_put_slow(struct magazines *c, struct depot *d, void *item) {
 
 void *depot_get(struct depot *d) {
   lock(&d->lock);
-  struct magazine *m = d->full;
+  struct magazine *m = pop_full(d);
   void *item = m ? m->item[--m->n] : NULL;
-  if (m && m->n == 0)
-    push(&d->empty, pop(&d->full));
+  if (m)
+    push(m->n > 0 ? &d->full : &d->empty, m);
   unlock(&d->lock);
   return item;
 }
@@ -92,15 +102,49 @@ void depot_put(struct depot *d, void *item) {
   unlock(&d->lock);
 }
 
-struct magazine *depot_take(struct depot *d) {
-  lock(&d->lock);
-  struct magazine *m = pop(&d->full);
-  unlock(&d->lock);
+/* Whole magazines. */
+
+static bool flush(struct magazine *m, struct depot *d) {
+  if (m)
+    push(m->n > 0 ? &d->full : &d->empty, m);
+  return has_some(m);
+}
+
+bool magazines_flush(struct magazines *c, struct depot *d) {
+  if (!c->loaded && !c->spare)
+    return false;
+  lock_any(&d->lock);
+  bool spare = flush(c->spare, d), loaded = flush(c->loaded, d);
+  unlock_any(&d->lock);
+  *c = (struct magazines){NULL, NULL};
+  return loaded || spare;
+}
+
+void depot_age(struct depot *d) {
+  lock_any(&d->lock);
+  if (!d->old) {
+    store_relaxed(&d->old, d->full);
+    store_relaxed(&d->full, NULL);
+  }
+  unlock_any(&d->lock);
+}
+
+struct magazine *depot_take_old(struct depot *d) {
+  lock_any(&d->lock);
+  struct magazine *m = pop(&d->old);
+  unlock_any(&d->lock);
   return m;
 }
 
-void depot_give_empty(struct depot *d, struct magazine *m) {
-  lock(&d->lock);
-  push(&d->empty, m);
-  unlock(&d->lock);
+struct magazine *depot_take(struct depot *d) {
+  lock_any(&d->lock);
+  struct magazine *m = pop_full(d);
+  unlock_any(&d->lock);
+  return m;
+}
+
+void depot_give(struct depot *d, struct magazine *m) {
+  lock_any(&d->lock);
+  push(&d->full, m);
+  unlock_any(&d->lock);
 }

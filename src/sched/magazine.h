@@ -26,8 +26,10 @@ struct magazines {
 
 struct depot {
   struct mutex lock;
-  struct magazine *full, *empty; /* under lock; full is atomic for who only looks; those that are
-                                    full may have fewer than they could */
+  /* Under lock; full and old are atomic for who only looks. Those that are full may have fewer than
+   * they could. */
+  struct magazine *full, *empty;
+  struct magazine *old; /* full ones that nobody has wanted for some time: see depot_age */
 };
 
 void *magazine_get_slow(struct magazines *c, struct depot *d);
@@ -57,8 +59,17 @@ static inline void *magazine_next(const struct magazines *c) {
 void *depot_get(struct depot *d);
 void depot_put(struct depot *d, void *item);
 
-/* Takes a full magazine out, or returns NULL; and puts one back that has been emptied. */
+/* Any thread may call the rest, attached or not. */
+
+/* Empties a cache into the depot: its owner, or who knows that it has none at the moment. True when
+ * there was something in it. */
+bool magazines_flush(struct magazines *c, struct depot *d);
+/* What is in the depot now counts as old, from the next call on that finds it still there. */
+void depot_age(struct depot *d);
+/* Takes an old magazine out, or any full one; NULL when there is none. */
+struct magazine *depot_take_old(struct depot *d);
 struct magazine *depot_take(struct depot *d);
-void depot_give_empty(struct depot *d, struct magazine *m);
+/* Puts a full magazine into a depot; not the one it was in, perhaps. */
+void depot_give(struct depot *d, struct magazine *m);
 
 #endif

@@ -130,6 +130,10 @@ struct sched {
 extern struct sched sched;
 extern struct p *allp[MAX_PROCS]; /* the first sched.nallp are there; atomic */
 
+/* Nobody has a P. Under sched.lock that stays so. */
+static inline bool all_idle(void) {
+  return load_relaxed(&sched.npidle) == load_relaxed(&sched.gomaxprocs);
+}
 /* It is beyond gort_max_procs(). */
 static inline bool p_is_retired(const struct p *p) {
   return unlikely(p->id >= load_relaxed(&sched.gomaxprocs));
@@ -231,6 +235,17 @@ GORT_NORETURN void stack_no_memory(size_t size);
 void stack_take(struct p *p, struct g *g); /* throws when there is no memory */
 void stack_give(struct p *p, struct g *g);
 void stackpool_after_fork(void);
+/* Makes some of them cold that nobody has wanted for long; how long until there may be more to do,
+ * in ns; INT64_MAX: nothing before one is given back. sysmon's. */
+int64_t stackpool_trim(int64_t now);
+void stackpool_trim_all(void); /* makes all of them cold */
+void stackpool_flush(void); /* empties the Ps' caches; with the world stopped, under sched.lock */
+
+/* trim.c: memory of stacks that is not needed */
+extern int64_t trim_patience; /* how long a goroutine has to wait first, in ns; tests change it */
+void trim_init(void);
+int64_t stacks_trim(int64_t now); /* sysmon's: does some of what is due; ns until more is */
+void trim_after_fork(void);
 
 /* goroutine.c */
 void goroutine_end(struct m *m, struct g *g); /* on g0 */

@@ -6,8 +6,10 @@
  * one before, still in the processor's cache.
  *
  * Free stacks are in magazines: warm, with the memory that they once used; or cold: the memory has
- * gone back to the system, and only the addresses are left. What lies on a free stack is no root.
- */
+ * gone back to the system, and only the addresses are left. Those that nobody has wanted for a
+ * second or two become cold. sysmon sees to it, a few at a time, for the system takes some
+ * microseconds for each; it takes them out of the caches of idle Ps, too, and whoever stops the
+ * world out of all caches. What lies on a free stack is no root. */
 #include "sched/sched.h"
 
 #include "base/throw.h"
@@ -19,6 +21,11 @@ enum {
   SLOT_SIZE = STACK_GUARD + DEFAULT_STACK,
   SLOTS_PER_MAPPING = 16,
 };
+#ifdef GORT_TORTURE
+static const int64_t TRIM_PERIOD = 1000000; /* ns */
+#else
+static const int64_t TRIM_PERIOD = 1000000000;
+#endif
 
 /* A place for a stack of the default size. */
 struct stackslot {
@@ -73,7 +80,7 @@ static struct stackslot *new_slot(void) {
 
 static struct stackslot *take_slot(struct p *p) {
   struct stackslot *s = magazine_get(&p->stacks, &warm);
-  if (!s && load_relaxed(&cold.full))
+  if (!s && load_relaxed(&cold.full)) /* it has no old ones */
     s = depot_get(&cold);
   return s ? s : new_slot();
 }
@@ -93,6 +100,57 @@ void stack_give(struct p *p, struct g *g) {
   if (!p) /* after a fork: all are gone through */
     return;
   magazine_put(&p->stacks, &warm, s);
+}
+
+/* Giving memory back. */
+
+static void cool(struct magazine *m) {
+  for (size_t i = 0; i < m->n; i++)
+    (void)os_release((void *)((struct stackslot *)m->item[i])->lo, DEFAULT_STACK);
+  depot_give(&cold, m);
+}
+
+static bool cool_old(void) {
+  struct magazine *m = depot_take_old(&warm);
+  if (m)
+    cool(m);
+  return m != NULL;
+}
+
+/* Nobody has a P that is idle, or one too many. True when there were stacks in their caches. */
+static bool flush_idle(void) {
+  bool some = false;
+  lock_raw(&sched.lock);
+  for (struct p *p = sched.pidle; p; p = p->link)
+    some |= magazines_flush(&p->stacks, &warm);
+  for (uint32_t i = sched.gomaxprocs; i < sched.nallp; i++)
+    if (load_relaxed(&allp[i]->status) == Pdead)
+      some |= magazines_flush(&allp[i]->stacks, &warm);
+  unlock_raw(&sched.lock);
+  return some;
+}
+
+void stackpool_flush(void) {
+  for (uint32_t i = 0, n = load_acquire(&sched.nallp); i < n; i++)
+    magazines_flush(&allp[i]->stacks, &warm);
+}
+
+int64_t stackpool_trim(int64_t now) {
+  static int64_t next;
+  bool clean = false;
+  if (now >= next) {
+    depot_age(&warm);
+    clean = !flush_idle();
+    next = now + TRIM_PERIOD;
+  }
+  if (cool_old() && load_relaxed(&warm.old))
+    return 0;
+  return clean && !load_relaxed(&warm.full) ? INT64_MAX : next - now;
+}
+
+void stackpool_trim_all(void) {
+  for (struct magazine *m; (m = depot_take(&warm)) != NULL;)
+    cool(m);
 }
 
 /* Only the goroutines that are left have stacks. The others' memory is copied when it is touched:

@@ -11,6 +11,7 @@
  *   - has a collection run when the last one was two minutes ago;
  *   - prints the lines that GORTDEBUG=schedtrace asks for;
  *   - keeps sched.clock;
+ *   - gives the memory of idle stacks back;
  *   - prints all traces when SIGQUIT has come.
  *
  * It looks every 20 µs while there is something to do, then less and less, down to every 10 ms;
@@ -44,7 +45,7 @@ enum { CALLED = 1, QUIT = 2 };
 
 /* The time as it is now, for sched.clock too. */
 static int64_t tell_time(void) {
-  int64_t now = nanotime();
+  int64_t now = nanotime() & ~(int64_t)TRIMMED;
   store_relaxed(&sched.clock, now);
   return now;
 }
@@ -171,8 +172,6 @@ static void collect_in_time(int64_t now) {
 
 /* Sleeping. */
 
-static bool all_idle(void) { return load_relaxed(&sched.npidle) == sched.gomaxprocs; }
-
 /* There is, or will be, work for a thread that was refused: nobody else may be there to see it. */
 static bool has_to_try_again(void) {
   return load_relaxed(&sched.refused) && (unwatched() || work_waits());
@@ -204,7 +203,8 @@ static int64_t idle_nap(int64_t now, int64_t most) {
 static void sleep_while_idle(void) {
   bool later, called = false;
   for (int64_t ns = CHECKDEAD_FIRST; !called && may_sleep(&later);) {
-    called = sleep_until_called(idle_nap(nanotime(), later ? ns : INT64_MAX));
+    int64_t trim = stacks_trim(nanotime());
+    called = sleep_until_called(idle_nap(nanotime(), later && ns < trim ? ns : trim));
     schedtrace(nanotime());
     collect_in_time(nanotime());
     ns = ns * 2 < CHECKDEAD_LAST ? ns * 2 : CHECKDEAD_LAST;
@@ -232,12 +232,12 @@ static void sysmon(void *unused) {
     if (sleep_until_called(nap))
       idle = 0;
     start_threads();
-    if (load_relaxed(&sched.npidle) == load_relaxed(&sched.gomaxprocs)) {
+    if (all_idle()) {
       sleep_while_idle();
       idle = 0;
       start_threads();
     }
-    if (watch_all(tell_time()))
+    if (watch_all(tell_time()) || stacks_trim(nanotime()) == 0)
       idle = 0;
     schedtrace(nanotime());
     collect_in_time(nanotime());
