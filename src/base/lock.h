@@ -26,9 +26,9 @@ void unlock_raw(struct mutex *l);
 void lock_any(struct mutex *l);
 void unlock_any(struct mutex *l);
 
-/* For a few instructions, such as copying a value: to release it is a plain store, for nobody has to
- * be woken. Who waits spins, then gives way, then sleeps for ever longer times, for the holder may
- * have lost its processor. Inside acquirem. */
+/* For a few instructions, such as copying a value: to release it is a plain store, for nobody has
+ * to be woken. Who waits spins, then gives way, then sleeps for ever longer times, for the holder
+ * may have lost its processor. Inside acquirem. */
 struct spinlock {
   uint32_t held; /* 0 or 1; atomic */
 };

@@ -5,8 +5,8 @@
  * comes about in five places: in the ring of a P, in the global queue, as a timer that is due, as
  * a descriptor that is ready, and as finalizers to run. Who makes work puts it there and calls
  * wakep(), which wakes a thread only if there is a P that nobody has and no thread is spinning: one
- * that spins will find the work, and as soon as it has found any it stops spinning and calls wakep()
- * itself, so that one thread after the other is woken as long as there is work for it.
+ * that spins will find the work, and as soon as it has found any it stops spinning and calls
+ * wakep() itself, so that one thread after the other is woken as long as there is work for it.
  *
  * Why no wake-up is lost. Two sides do the opposite of each other, with a full barrier between
  * the two steps:
@@ -22,7 +22,8 @@
  * is idle. The order matters: who looked first and lowered nmspinning then would leave a gap
  * between the two.
  *
- * A thread that spins may doze, for 50 µs at a time: it is as one that takes long between two looks.
+ * A thread that spins may doze, for 50 µs at a time: it is as one that takes long between two
+ * looks.
  *
  * Looking at all places: the rings of all Ps, the global queue, the deadlines, and whether the
  * finalizer goroutine is to be woken. For descriptors there is the watch. When there is work, the
