@@ -256,7 +256,7 @@ static void wait_in_all_ways(void *unused) {
 
 static void wait_among_many(void *unused) {
   (void)unused;
-  for (int i = 0; i < 2000; i++)
+  for (int i = 0; i < 500; i++)
     gort_go(recv_from_empty, NULL);
   send_to_full(NULL);
 }
@@ -309,7 +309,7 @@ static const struct program {
     {"beside a run", wait_beside_a_run, "select (no cases)", "recv_from_null", 1},
     {"circle", wait_in_a_circle, "chan receive", "wait_for_my_neighbour", 2},
     {"all ways", wait_in_all_ways, "chan send (nil chan)", "lock_thread_and_wait", 6},
-    {"many", wait_among_many, "chan send", "recv_from_empty", 2000},
+    {"many", wait_among_many, "chan send", "recv_from_empty", 500},
     {"without main", leave_others_waiting, NULL, "send_to_full", 1},
 };
 
