@@ -124,6 +124,13 @@ gort_timer *gort_timer_start(int64_t after_ns, int64_t period_ns, void (*fn)(voi
   return t;
 }
 
+/* A thread does not go to sleep as a goroutine's does, which tells the watch. */
+static void dismiss_watch(void) {
+  struct m *m = acquirem();
+  watch_dismiss();
+  releasem(m);
+}
+
 bool gort_timer_stop(gort_timer *t) {
   CHECK_ATTACHED("gort_timer_stop");
   if (!t)
@@ -135,8 +142,8 @@ bool gort_timer_stop(gort_timer *t) {
   if (was == WAITING)
     t->arg = NULL;
   unlock(&timers.lock);
-  if (was == WAITING)
-    timer_disarm(&t->timer);
+  if (was == WAITING && timer_disarm(&t->timer) && !getg())
+    dismiss_watch();
   return was != OVER;
 }
 

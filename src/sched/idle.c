@@ -375,12 +375,15 @@ static bool help_may_come(void) {
 
 /* Called under sched.lock whenever a thread goes to sleep or ends: when all sleep, only what they
  * wait for could wake them, and that is each other. A thread that watches the deadlines, runs a
- * goroutine or is blocked in one is not asleep. While help may come, sysmon looks again now and
- * then. */
+ * goroutine or is blocked in one is not asleep; the watch is sent to sleep when there is nothing to
+ * watch for any more. While help may come, sysmon looks again now and then. */
 void checkdead(void) {
   sched.checkdead_later = false;
-  if (!sched.maing || load_relaxed(&sched.main_done) || sched.nmidle < sched.nm || sched.starting ||
-      !queues_empty())
+  if (!sched.maing || load_relaxed(&sched.main_done))
+    return;
+  if (sched.nmidle == sched.nm - 1)
+    watch_dismiss();
+  if (sched.nmidle < sched.nm || sched.starting || !queues_empty())
     return;
   if (help_may_come()) {
     sched.checkdead_later = true;

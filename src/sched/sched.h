@@ -263,6 +263,7 @@ bool unwatched(void);          /* time or descriptors are waited for, and no thr
 void watch_call(int64_t when); /* there is something new to wait for, until then at most */
 bool watch_wait(struct m *m, struct waiter **ready); /* waits for it; false: not our business.
                                                       *ready: who is to be woken for descriptors */
+void watch_dismiss(void);                            /* unless there is something to wait for */
 void watch_after_fork(void);
 
 /* chan.c */

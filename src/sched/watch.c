@@ -61,6 +61,15 @@ void watch_call(int64_t when) {
   releasem(m);
 }
 
+/* What the watch waited for may have been taken away: who disarms a timer does not call it. Once
+ * all others sleep it has to know, or a deadlock would be found when that time has come. */
+void watch_dismiss(void) {
+  lock_raw(&watch.lock);
+  if (watch.m && watch.when != CALLED && !watch_needed())
+    call();
+  unlock_raw(&watch.lock);
+}
+
 /* False when there is a watch. */
 static bool begin(struct m *m) {
   lock_raw(&watch.lock);
