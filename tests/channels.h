@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 enum { MILLISECOND = 1000000 };
+#define HOUR (INT64_C(3600) * 1000 * MILLISECOND)
 
 /* --- Who takes part ------------------------------------------------------------------------- */
 

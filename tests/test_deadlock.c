@@ -112,11 +112,40 @@ static NOINLINE void wait_after_a_sleep(void *unused) {
 static NOINLINE void wait_after_timers(void *unused) {
   (void)unused;
   gort_timer *t = gort_timer_start(MILLISECOND, 0, nothing, NULL);
-  gort_timer *stopped = gort_timer_start(INT64_MAX - 1, 1000, nothing, NULL);
+  gort_timer *stopped = gort_timer_start(HOUR, 1000, nothing, NULL);
   gort_timer_start(INT64_MAX, 0, nothing, NULL);
   CHECK(gort_timer_stop(stopped));
   gort_recv(NULL, NULL);
   gort_keep_alive(t);
+}
+
+static void send_later(void *c) {
+  gort_block_enter();
+  usleep(5000);
+  gort_block_exit();
+  send_number(c, 1);
+}
+
+/* The watch waits for a deadline that does not matter any more. */
+static NOINLINE void wait_after_a_deadline_was_met(void *unused) {
+  (void)unused;
+  gort_case k = RECV(new_numbers(0), NULL);
+  gort_go(send_later, k.chan);
+  CHECK(gort_select_until(&k, 1, from_now(HOUR)) == 0);
+  gort_recv(NULL, NULL);
+  NOT_AT_THE_END;
+}
+
+static void stop_later(void *t) {
+  usleep(5000);
+  CHECK(gort_timer_stop(t));
+}
+
+static NOINLINE void wait_after_a_thread_stopped_a_timer(void *unused) {
+  (void)unused;
+  CHECK(gort_thread_start(stop_later, gort_timer_start(HOUR, 0, nothing, NULL)) == 0);
+  gort_recv(NULL, NULL);
+  NOT_AT_THE_END;
 }
 
 static void sleep_and_end(void *unused) {
@@ -294,6 +323,10 @@ static const struct program {
      "lock_thread_and_wait", 0},
     {"after a sleep", wait_after_a_sleep, "chan receive (nil chan)", "wait_after_a_sleep", 0},
     {"after timers", wait_after_timers, "chan receive (nil chan)", "wait_after_timers", 0},
+    {"after a deadline", wait_after_a_deadline_was_met, "chan receive (nil chan)",
+     "wait_after_a_deadline_was_met", 0},
+    {"after stopping", wait_after_a_thread_stopped_a_timer, "chan receive (nil chan)",
+     "wait_after_a_thread_stopped_a_timer", 0},
     {"after others", wait_after_others_have_ended, "chan receive (nil chan)",
      "wait_after_others_have_ended", 0},
     {"after threads", wait_after_threads_have_ended, "chan receive (nil chan)",

@@ -3,8 +3,6 @@
 
 #include <math.h>
 
-static const int64_t HOUR = INT64_C(3600) * 1000 * MILLISECOND;
-
 /* --- The forms of select -------------------------------------------------------------------- */
 
 enum form { WAITING, UNTIL_NEVER, UNTIL_LATER, UNTIL_PAST, TRYING, FORMS };

@@ -4,7 +4,6 @@
 
 #include <sys/time.h>
 
-static const int64_t HOUR = INT64_C(3600) * 1000 * MILLISECOND;
 static const int64_t spans[] = {1, 1000, 50000, MILLISECOND, 5 * MILLISECOND, 20 * MILLISECOND};
 
 /* --- What gort_after's channel gives -------------------------------------------------------- */
