@@ -1,6 +1,12 @@
 /* Goroutine stacks: their sizes, what happens at their end, and the traces of goroutines. */
 #include "check.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
 /* Frames are larger under sanitizers, which surround arrays and spill more. */
 enum { ROOM = UNDER_ASAN || UNDER_TSAN ? 2 : 1 };
 
@@ -182,6 +188,65 @@ static void test_an_overflow_is_named(void **state) {
     expect_overflow("overflow_main_of_1_mib", "", "1048576");
   expect_overflow("overflow_among_many", "", "262144");
   expect_overflow("overflow_finalizer", "", "262144");
+}
+
+/* --- Guards without the help of the kernel -----------------------------------------------------
+ */
+
+/* As before Linux 6.13: madvise does not know this advice. Where filters are not allowed nothing
+ * changes. */
+static void forbid_guard_install(void) {
+  enum { GUARD_INSTALL = 102 };
+  struct sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, GUARD_INSTALL, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  struct sock_fprog filter = {COUNT_OF(code), code};
+  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter);
+}
+
+CASE(overflow_at_mprotect) {
+  forbid_guard_install();
+  overflow_goroutine();
+}
+
+static void test_guards_by_mprotect(void **state) {
+  (void)state;
+  expect_overflow("overflow_at_mprotect", "1", "262144");
+  expect_overflow("overflow_at_mprotect", "65536", "65536");
+}
+
+/* A process may have some 65,000 mappings. */
+static void park_many(void *unused) {
+  enum { MANY_PARKED = 40000 };
+  atomic_store(&finished, 0);
+  for (int i = 0; i < MANY_PARKED; i++)
+    gort_go(sleep_for_good, unused);
+  while (gort_num_goroutines() <= MANY_PARKED)
+    gort_sleep(1000000);
+  gort_sleep(100000000);
+  void *more = mmap(NULL, 1, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(more != MAP_FAILED && mprotect(more, 1, PROT_NONE) == 0);
+}
+CASE(many_at_mprotect) {
+  forbid_guard_install();
+  gort_main(park_many, NULL);
+}
+
+static void test_more_stacks_than_guards(void **state) {
+  (void)state;
+  if (UNDER_ASAN || UNDER_TSAN)
+    skip(); /* they need memory of their own for each */
+  const struct outcome *o = run_case("many_at_mprotect", "", NO_ENV);
+  if (o->hung || o->status != 0 || occurrences(o->err, "leaves no guards") > 1) {
+    print_outcome("many_at_mprotect", o);
+    fail();
+  }
 }
 
 /* Another segmentation fault is none. */
@@ -431,6 +496,8 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_gort_go_gives_the_default),
       cmocka_unit_test(test_mains_is_as_large_as_the_limit),
       cmocka_unit_test(test_an_overflow_is_named),
+      cmocka_unit_test(test_guards_by_mprotect),
+      cmocka_unit_test(test_more_stacks_than_guards),
       cmocka_unit_test(test_other_faults_are_no_overflows),
       cmocka_unit_test(test_print_goroutines),
       cmocka_unit_test(test_traces_have_all_callers),

@@ -34,9 +34,13 @@ bool os_release(void *p, size_t size);
 void os_fault(void *p, size_t size);
 /* Asks for huge pages here (yes) or for small ones (no). */
 void os_huge_pages(void *p, size_t size, bool yes);
-/* A guard that faults on access, without splitting the mapping where the kernel can
- * (MADV_GUARD_INSTALL), else by mprotect. False when neither works. */
+/* A guard that faults on access, without splitting the mapping; false when the kernel cannot do
+ * that (MADV_GUARD_INSTALL, Linux 6.13). */
+bool os_guard_install(void *p, size_t size);
+/* The same, or else by mprotect. False when neither works. */
 bool os_guard(void *p, size_t size);
+/* How many mappings a process may have (vm.max_map_count). */
+uint32_t os_max_mappings(void);
 
 /* Whether all of [lo, hi) is mapped (it may still be protected); and the lowest page from which
  * on everything up to hi is, not below lo. */

@@ -118,9 +118,12 @@ static bool guard_holds(void *p) {
   return load_relaxed(&guards_hold);
 }
 
+bool os_guard_install(void *p, size_t size) {
+  return ERRNO_KEPT(madvise(p, size, MADV_GUARD_INSTALL)) == 0 && guard_holds(p);
+}
+
 bool os_guard(void *p, size_t size) {
-  return (ERRNO_KEPT(madvise(p, size, MADV_GUARD_INSTALL)) == 0 && guard_holds(p)) ||
-         ERRNO_KEPT(mprotect(p, size, PROT_NONE)) == 0;
+  return os_guard_install(p, size) || ERRNO_KEPT(mprotect(p, size, PROT_NONE)) == 0;
 }
 
 /* A guard gives the memory back too; mprotect would keep it. */
@@ -149,6 +152,22 @@ uintptr_t os_lowest_mapped(uintptr_t lo, uintptr_t hi) {
   return yes;
 }
 
+static uint64_t leading_number(const char *text) {
+  uint64_t n = 0;
+  for (const char *c = text; *c >= '0' && *c <= '9'; c++)
+    n = n * 10 + (uint64_t)(*c - '0');
+  return n;
+}
+
+uint32_t os_max_mappings(void) {
+  enum { DEFAULT = 65530 };
+  char buf[32];
+  if (!read_proc("/proc/sys/vm/max_map_count", buf, sizeof buf))
+    return DEFAULT;
+  uint64_t n = leading_number(buf);
+  return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
+}
+
 static uint64_t soft_limit(__rlimit_resource_t what) {
   struct rlimit l;
   if (ERRNO_KEPT(getrlimit(what, &l)) != 0 || l.rlim_cur == RLIM_INFINITY)
@@ -159,12 +178,9 @@ static uint64_t soft_limit(__rlimit_resource_t what) {
 /* The first number of statm: pages of address space in use. */
 static uint64_t address_space_used(void) {
   char buf[128];
-  uint64_t pages = 0;
   if (!read_proc("/proc/self/statm", buf, sizeof buf))
     return 0;
-  for (const char *c = buf; *c >= '0' && *c <= '9'; c++)
-    pages = pages * 10 + (uint64_t)(*c - '0');
-  return pages * os_page_size();
+  return leading_number(buf) * os_page_size();
 }
 
 uint64_t os_address_space_left(void) {

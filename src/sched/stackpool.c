@@ -65,11 +65,32 @@ static struct stackslot *fresh_slot(void) {
   return &pool.mappings->slot[SLOTS_PER_MAPPING - pool.fresh--];
 }
 
+/* By mprotect each guard makes two mappings more, and a process may not have many. Half of them are
+ * left to the program: beyond that stacks have no guard, which is better than none at all. */
+static bool guard_by_mprotect(void *p) {
+  static uint32_t guards, most; /* atomic */
+  uint32_t limit = load_relaxed(&most), n = add_relaxed(&guards, 1);
+  if (limit == 0) {
+    limit = os_max_mappings() / 4;
+    store_relaxed(&most, limit);
+  }
+  if (n == limit + 1)
+    warn("this kernel leaves no guards for more than %u goroutines' stacks (vm.max_map_count): "
+         "overflows of others go unnoticed\n",
+         limit);
+  return n > limit || os_guard(p, STACK_GUARD);
+}
+
+static bool guard(struct stackslot *s) {
+  void *p = (void *)(s->lo - STACK_GUARD);
+  return os_guard_install(p, STACK_GUARD) || guard_by_mprotect(p);
+}
+
 static struct stackslot *new_slot(void) {
   lock(&pool.lock);
   struct stackslot *s = fresh_slot();
   unlock(&pool.lock);
-  if (!s || !os_guard((void *)(s->lo - STACK_GUARD), STACK_GUARD))
+  if (!s || !guard(s))
     stack_no_memory(DEFAULT_STACK);
   add_relaxed(&stack_inuse, DEFAULT_STACK);
   sanitize_stack(s->lo, s->lo + DEFAULT_STACK);
