@@ -149,6 +149,7 @@ struct relay {
 };
 
 static _Atomic(void *) offered;
+static atomic_size_t taken;
 
 SHARED_HELPER void offer(void *page) {
   static struct rng r;
@@ -167,12 +168,21 @@ SHARED_HELPER void offer(void *page) {
   }
 }
 
+/* In haste, but not for long. */
+#define SOON(cond)                                                                                 \
+  do {                                                                                             \
+    for (int i_ = 0; !(cond); i_++)                                                                \
+      if (i_ < 30)                                                                                 \
+        gort_yield();                                                                              \
+      else                                                                                         \
+        gort_sleep(20000);                                                                         \
+  } while (0)
+
 SHARED_HELPER void give_all(void *p) {
   struct relay *r = p;
   for (size_t i = 0; i < PAGES; i++) {
     r->give(r->pages + i * PAGE);
-    while (atomic_load(&offered))
-      gort_yield();
+    SOON(atomic_load(&taken) > i);
   }
   atomic_fetch_add(&r->ended, 1);
 }
@@ -180,12 +190,11 @@ SHARED_HELPER void give_all(void *p) {
 SHARED_HELPER void take_all(void *p) {
   struct relay *r = p;
   for (size_t i = 0; i < PAGES; i++) {
-    void *page;
-    while (!(page = atomic_load(&offered)))
-      gort_yield();
+    void *page = r->pages + i * PAGE;
+    SOON(atomic_load(&offered) == page);
     r->take(page);
     CHECK(mprotect(page, PAGE, PROT_NONE) == 0);
-    atomic_store(&offered, NULL);
+    atomic_fetch_add(&taken, 1);
   }
   atomic_fetch_add(&r->ended, 1);
 }
@@ -195,6 +204,7 @@ SHARED_HELPER void run_relay(enum who giver, enum who taker, void (*give)(void *
   struct relay r = {.give = give, .take = take};
   r.pages = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(r.pages != MAP_FAILED);
+  atomic_store(&taken, 0);
   start(giver, 0, give_all, &r);
   start(taker, 0, take_all, &r);
   AWAIT(atomic_load(&r.ended) == 2);
