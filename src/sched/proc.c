@@ -98,18 +98,27 @@ static bool spin_on(const struct m *m) {
   return true;
 }
 
+/* Longer each time, but not past a deadline. */
+static int64_t time_to_doze(const struct m *m, int64_t now) {
+  int64_t ns = (int64_t)DOZE << (DOZES - m->dozes), when = timers_next();
+  return when != NEVER && when - now < ns ? when - now : ns;
+}
+
 /* Then a thread dozes for a few short times before it sleeps. It keeps its P and counts as
  * spinning, so that two goroutines which wake each other by turns on one P do not wake this thread
- * in vain every time: it is called only when some other goroutine has to wait for them. It does not
- * doze where it should watch. */
+ * in vain every time: it is called only when some other goroutine has to wait for them. Nor does
+ * what happens to a descriptor wake it, as long as others look at descriptors now and then. */
 static bool doze(struct m *m) {
-  if (m->dozes == 0 || !others_are_busy() || unwatched() || !cas_seqcst(&sched.dozer, NULL, m))
+  int64_t now = nanotime(), ns = time_to_doze(m, now);
+  if (m->dozes == 0 || ns <= 0 || !others_are_busy() || !cas_seqcst(&sched.dozer, NULL, m))
     return false;
   m->dozes--;
-  wait_in_kernel(m, DOZE);
+  wait_in_kernel(m, ns);
   if (!cas_seqcst(&sched.dozer, m, NULL))
     notesleep(&m->park, -1); /* it is just being called */
   noteclear(&m->park);
+  if (netpoll_unlooked_since(now))
+    m->dozes = 0;
   return true;
 }
 
@@ -173,6 +182,16 @@ static struct g *steal(struct m *m) {
       return g;
   }
   return NULL;
+}
+
+/* What has happened to descriptors. */
+static struct g *from_poller(struct m *m) {
+  bool inherit;
+  struct waiter *ready = netpoll_look(m->spinning);
+  if (!ready)
+    return NULL;
+  waiter_wake_list(ready);
+  return runqget(m->p, &inherit);
 }
 
 /* Whether there is work in any of its places. */
@@ -259,6 +278,8 @@ static struct g *findrunnable(struct m *m, bool *inherit) {
       return g;
     if ((g = from_global(m->p, 0)) != NULL)
       return g;
+    if ((g = from_poller(m)) != NULL)
+      return g;
     if (may_spin(m)) {
       if (!m->spinning)
         start_spinning(m);
@@ -267,6 +288,7 @@ static struct g *findrunnable(struct m *m, bool *inherit) {
     }
     if (gc_idle_work() || (m->spinning && (spin_on(m) || doze(m))))
       continue;
+    waiter_wake_list(netpoll_verify());
     if ((g = give_up_p(m)) != NULL)
       return g;
     sleep_until_work(m);

@@ -75,6 +75,7 @@ struct p {
   struct magazines stacks; /* free ones: stackpool.c */
   uint64_t goid, goidend;  /* ids that it may give */
   int32_t ngoroutines;     /* made here less ended here; atomic for who counts them */
+  int32_t npollers;        /* waits for descriptors begun here less ended here; likewise */
 };
 
 struct sched {
@@ -261,6 +262,7 @@ void call_deferring(void (*fn)(void *), void *arg, struct deferred *d);
 /* watch.c */
 bool unwatched(void);          /* time or descriptors are waited for, and no thread does it */
 void watch_call(int64_t when); /* there is something new to wait for, until then at most */
+void watch_ensure(void);       /* there is, without a deadline */
 bool watch_wait(struct m *m, struct waiter **ready); /* waits for it; false: not our business.
                                                       *ready: who is to be woken for descriptors */
 void watch_dismiss(void);                            /* unless there is something to wait for */

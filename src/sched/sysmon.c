@@ -6,7 +6,8 @@
  *   - starts the threads that the scheduler asks for (see idle.c);
  *   - asks a thread that has run one time slice for 10 ms to give way;
  *   - takes the P of a thread that is blocked, if others could use it, or after 10 ms;
- *   - sees to it that a deadline does not pass while nobody waits for it;
+ *   - sees to it that a deadline does not pass while nobody waits for it, nor something happen to
+ *     a descriptor;
  *   - looks for a deadlock again while help may still come;
  *   - has a collection run when the last one was two minutes ago;
  *   - prints the lines that GORTDEBUG=schedtrace asks for;
@@ -24,6 +25,8 @@
 #include "gc/gc.h"
 #include "gc/stop.h"
 #include "os/os.h"
+#include "sched/netpoll.h"
+#include "sched/waiter.h"
 
 #include <string.h>
 
@@ -157,6 +160,26 @@ static bool watch_all(int64_t now) {
   return did;
 }
 
+/* Not by ready(): this thread is not attached. */
+static void ready_globally(struct g *g) {
+  store_relaxed(&g->status, Grunnable);
+  lock_raw(&sched.lock);
+  globrunqput(g);
+  unlock_raw(&sched.lock);
+}
+
+static void watch_descriptors(bool anyway) {
+  struct waiter *next, *w = netpoll_watch(nanotime(), anyway);
+  for (bool any = w != NULL; any; any = (w = next) != NULL) {
+    next = w->link;
+    if (w->g)
+      ready_globally(w->g);
+    else
+      waiter_wake(w);
+    wakep();
+  }
+}
+
 /* Threads were refused, and there may be work for more of them; or a deadline has passed that no
  * thread has waited for. */
 static void wake_who_is_missing(void) {
@@ -203,6 +226,7 @@ static int64_t idle_nap(int64_t now, int64_t most) {
 static void sleep_while_idle(void) {
   bool later, called = false;
   for (int64_t ns = CHECKDEAD_FIRST; !called && may_sleep(&later);) {
+    watch_descriptors(true);
     int64_t trim = stacks_trim(nanotime());
     called = sleep_until_called(idle_nap(nanotime(), later && ns < trim ? ns : trim));
     schedtrace(nanotime());
@@ -239,6 +263,7 @@ static void sysmon(void *unused) {
     }
     if (watch_all(tell_time()) || stacks_trim(nanotime()) == 0)
       idle = 0;
+    watch_descriptors(false);
     schedtrace(nanotime());
     collect_in_time(nanotime());
     wake_who_is_missing();

@@ -113,6 +113,7 @@ static int64_t trim_parked(int64_t now) {
   if (!all_idle()) {
     if (load_relaxed(&tour.next) == INT64_MAX)
       store_relaxed(&tour.next, now + trim_patience);
+    return INT64_MAX;
   } else if (now >= load_relaxed(&tour.next)) {
     slice_while_idle(now);
   }

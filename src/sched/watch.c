@@ -70,6 +70,16 @@ void watch_dismiss(void) {
   unlock_raw(&watch.lock);
 }
 
+/* A thread that spins or dozes comes by soon. */
+void watch_ensure(void) {
+  full_fence();
+  if (load_relaxed(&watch.m))
+    return;
+  struct m *m = acquirem();
+  wakep_put(false);
+  releasem(m);
+}
+
 /* False when there is a watch. */
 static bool begin(struct m *m) {
   lock_raw(&watch.lock);
@@ -114,7 +124,7 @@ static struct waiter *wait_for_something(struct m *m, int64_t ns) {
   struct waiter *ready = NULL;
   if (watch.in_poller) {
     enterblocked(m, (uintptr_t)__builtin_frame_address(0));
-    ready = netpoll(ns);
+    ready = netpoll_sleep(ns);
     leaveblocked(m);
   } else {
     wait_in_kernel(m, ns);
