@@ -155,4 +155,10 @@ static inline void releasem(struct m *m) {
     gort_stop_here();
 }
 
+/* For calls that would not come by acquirem: a loop of them has to stop and to give way, too. */
+static inline void safe_point(void) {
+  if (unlikely(__atomic_load_n(&getm()->cache.stop, __ATOMIC_RELAXED) != 0))
+    gort_stop_here();
+}
+
 #endif

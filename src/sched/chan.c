@@ -361,8 +361,10 @@ static bool is_full(const gort_chan *c) {
 bool gort_try_send(gort_chan *c, const void *elem) {
   CHECK_ATTACHED("gort_try_send");
   struct waiter *wake;
-  if (!c || (!load_relaxed(&c->closed) && is_full(c)))
+  if (!c || (!load_relaxed(&c->closed) && is_full(c))) {
+    safe_point();
     return false;
+  }
   lock_chan(c);
   enum outcome o = chan_send_step(c, elem, &wake);
   unlock_and_wake(c, wake);
@@ -381,8 +383,10 @@ static bool is_empty(const gort_chan *c) {
 int gort_try_recv(gort_chan *c, void *elem) {
   CHECK_ATTACHED("gort_try_recv");
   struct waiter *wake;
-  if (!c || is_empty(c))
+  if (!c || is_empty(c)) {
+    safe_point();
     return 0;
+  }
   lock_chan(c);
   enum outcome o = chan_recv_step(c, elem, &wake);
   unlock_and_wake(c, wake);
@@ -423,6 +427,7 @@ void gort_chan_close(gort_chan *c) {
 
 size_t gort_chan_len(const gort_chan *c) {
   CHECK_ATTACHED("gort_chan_len");
+  safe_point();
   size_t n = c ? load_relaxed(&c->qcount) : 0;
   return c && n == 0 && is_ripe(c) ? 1 : n;
 }

@@ -290,6 +290,7 @@ uint64_t gort_id(void) {
 
 int gort_num_goroutines(void) {
   CHECK_ATTACHED("gort_num_goroutines");
+  safe_point();
   return num_goroutines();
 }
 

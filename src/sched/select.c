@@ -198,6 +198,7 @@ static int selectgo(struct selection *s, bool block, int64_t deadline) {
       return number;
     if (!block || is_past(deadline)) {
       unlock_all(s);
+      safe_point();
       return -1;
     }
     number = wait_for_any(s, deadline);

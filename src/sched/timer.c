@@ -213,8 +213,10 @@ void timers_after_fork(void) {
 
 void gort_sleep(int64_t ns) {
   CHECK_ATTACHED("gort_sleep");
-  if (ns <= 0)
+  if (ns <= 0) {
+    safe_point();
     return;
+  }
   int64_t until = deadline_in(ns);
   struct waiter w = waiter_self();
   waiter_wait_until(&w, until, NULL, NULL, waitReasonSleep);
