@@ -171,6 +171,7 @@ static NOINLINE void wait_after_threads_have_ended(void *unused) {
   pthread_t strange;
   CHECK(gort_thread_start(sleep_and_end, NULL) == 0);
   CHECK(pthread_create(&strange, NULL, sleep_and_end_thread, NULL) == 0);
+  pthread_detach(strange);
   gort_recv(NULL, NULL);
   NOT_AT_THE_END;
 }
@@ -453,6 +454,7 @@ static void hope_for_a_thread(void) { CHECK(gort_thread_start(nap_and_send, NULL
 static void hope_for_a_strange_thread(void) {
   pthread_t strange;
   CHECK(pthread_create(&strange, NULL, attach_and_send, NULL) == 0);
+  pthread_detach(strange);
 }
 
 static void block_and_send(void *unused) {
