@@ -1,0 +1,213 @@
+/* goroutines: what goroutines cost, with channels and with locks. peers/goroutines.go is the same
+ * in Go.
+ *
+ *     bench_gort_goroutines WORKLOAD [N [M]]
+ */
+#include "bench.h"
+
+#include <gort.h>
+#include <stdint.h>
+
+static gort_wait_group all;
+
+/* The time since `start` for each of n. */
+static void report_each(const char *metric, double start, long n) {
+  report(metric, (now() - start) * 1e9 / (double)n, "ns");
+}
+
+/* spawn: n goroutines, made in a loop, that only say that they have run. */
+
+static void count_down(void *unused) {
+  (void)unused;
+  gort_wait_group_done(&all);
+}
+
+static void spawn(long n, long unused) {
+  (void)unused;
+  double start = now();
+  for (long i = 0; i < n; i++) {
+    gort_wait_group_add(&all, 1);
+    gort_go(count_down, NULL);
+  }
+  gort_wait_group_wait(&all);
+  report_each("each", start, n);
+  report_peak();
+}
+
+/* pingpong: n times there and back between two goroutines, through two channels without room, on
+ * some processors. */
+
+static gort_chan *there, *back;
+
+static void return_all(void *unused) {
+  (void)unused;
+  for (long value; gort_recv(there, &value);)
+    gort_send(back, &value);
+}
+
+static void pingpong(long n, long procs) {
+  gort_max_procs((int)procs);
+  there = gort_chan_new(sizeof(long), 0);
+  back = gort_chan_new(sizeof(long), 0);
+  gort_go(return_all, NULL);
+  double start = now();
+  for (long i = 0; i < n; i++) {
+    long value = i;
+    gort_send(there, &value);
+    gort_recv(back, &value);
+  }
+  report_each("round trip", start, n);
+}
+
+/* yield: two goroutines on one processor give way to each other, n times each. */
+
+static void give_way(void *times) {
+  for (long i = (intptr_t)times; i > 0; i--)
+    gort_yield();
+  gort_wait_group_done(&all);
+}
+
+static void yield(long n, long unused) {
+  (void)unused;
+  gort_max_procs(1);
+  double start = now();
+  for (int i = 0; i < 2; i++) {
+    gort_wait_group_add(&all, 1);
+    gort_go(give_way, (void *)(intptr_t)n);
+  }
+  gort_wait_group_wait(&all);
+  report_each("each", start, 2 * n);
+}
+
+/* buffered: n values from a producer to a consumer, through a channel with some room. */
+
+static void produce(void *count) {
+  for (long i = 0; i < (intptr_t)count; i++)
+    gort_send(there, &i);
+  gort_chan_close(there);
+}
+
+static void buffered(long n, long capacity) {
+  there = gort_chan_new(sizeof(long), (size_t)capacity);
+  double start = now();
+  gort_go(produce, (void *)(intptr_t)n);
+  for (long value; gort_recv(there, &value);)
+    ;
+  report_each("each", start, n);
+}
+
+/* mutex: some goroutines, each of which counts up n times, all in the same place. */
+
+static gort_mutex lock;
+static volatile long counter; /* volatile, so that compilers write it in every turn; under lock */
+
+static void count_up(void *times) {
+  for (long i = (intptr_t)times; i > 0; i--) {
+    gort_mutex_lock(&lock);
+    counter++;
+    gort_mutex_unlock(&lock);
+  }
+  gort_wait_group_done(&all);
+}
+
+static void mutex(long n, long goroutines) {
+  double start = now();
+  for (long i = 0; i < goroutines; i++) {
+    gort_wait_group_add(&all, 1);
+    gort_go(count_up, (void *)(intptr_t)n);
+  }
+  gort_wait_group_wait(&all);
+  report_each("each", start, counter);
+}
+
+/* sieve: the nth prime, through a chain of goroutines that each sift out the multiples of one. */
+
+struct filter {
+  gort_chan *in, *out;
+  long prime;
+};
+
+static void generate(void *out) {
+  for (long i = 2;; i++)
+    gort_send(out, &i);
+}
+
+static void sift(void *arg) {
+  struct filter *f = arg;
+  for (long i; gort_recv(f->in, &i);)
+    if (i % f->prime != 0)
+      gort_send(f->out, &i);
+}
+
+static void sieve(long n, long unused) {
+  (void)unused;
+  double start = now();
+  gort_chan *in = gort_chan_new(sizeof(long), 0);
+  gort_go(generate, in);
+  for (long prime; n > 0; n--) {
+    gort_recv(in, &prime);
+    gort_chan *out = gort_chan_new(sizeof(long), 0);
+    struct filter *f = gort_new(struct filter);
+    *f = (struct filter){in, out, prime};
+    gort_go(sift, f);
+    in = out;
+  }
+  report("time", now() - start, "s");
+}
+
+/* million: n goroutines that wait for a channel to be closed: until all wait, the memory for each,
+ * and until all have ended. */
+
+static void await_close(void *unused) {
+  (void)unused;
+  gort_wait_group_done(&all);
+  gort_recv(there, NULL);
+  gort_wait_group_done(&all);
+}
+
+/* What the process takes of the machine's memory, page tables included, in KiB. */
+static double memory(void) {
+  char line[256];
+  double sum = 0, kib;
+  FILE *f = fopen("/proc/self/status", "r");
+  while (f && fgets(line, sizeof line, f))
+    if (sscanf(line, "VmRSS: %lf", &kib) == 1 || sscanf(line, "VmPTE: %lf", &kib) == 1)
+      sum += kib;
+  if (f)
+    fclose(f);
+  return sum;
+}
+
+static void million(long n, long unused) {
+  (void)unused;
+  there = gort_chan_new(0, 0);
+  double before = memory(), start = now();
+  for (long i = 0; i < n; i++) {
+    gort_wait_group_add(&all, 1);
+    gort_go(await_close, NULL);
+  }
+  gort_wait_group_wait(&all);
+  report_each("park", start, n);
+  report("memory", (memory() - before) / (double)n, "KiB");
+  gort_wait_group_add(&all, (int)n);
+  start = now();
+  gort_chan_close(there);
+  gort_wait_group_wait(&all);
+  report_each("release", start, n);
+}
+
+static const struct workload workloads[] = {
+    {"spawn", spawn}, {"pingpong", pingpong}, {"yield", yield},     {"buffered", buffered},
+    {"mutex", mutex}, {"sieve", sieve},       {"million", million}, {NULL, NULL},
+};
+
+static int status;
+
+static void run(void *arguments) { status = run_workload(workloads, arguments); }
+
+int main(int argc, char **argv) {
+  if (wants_version(argc, argv))
+    return puts(gort_version()) < 0;
+  gort_main(run, argv + 1);
+  return status;
+}
