@@ -202,11 +202,12 @@ static void test_groups_in_groups(void **state) {
 }
 
 /* The argument is traced from the call on, and garbage when the function has dropped it. */
-static atomic_int let_members_end;
+static atomic_int let_members_end, members_here;
 
 static void hold_object(void *p) {
   CHECK(*(uint64_t *)p == 12345);
   gort_keep_alive(p);
+  atomic_fetch_add(&members_here, 1);
   AWAIT(atomic_load(&let_members_end));
 }
 
@@ -223,10 +224,11 @@ static void test_the_argument_is_traced(void **state) {
   int procs = gort_max_procs(1);
   watch_begin();
   atomic_store(&let_members_end, 0);
+  atomic_store(&members_here, 0);
   start_members();
   gort_gc();
   gort_max_procs(procs);
-  await_parked("sleep", MANY);
+  WAIT_UNTIL(atomic_load(&members_here) == MANY);
   assert_mostly_dead(MANY);
   atomic_store(&let_members_end, 1);
   gort_wait_group_wait(&wg);
