@@ -27,9 +27,10 @@ _Static_assert(POLLIN == EPOLLIN && POLLOUT == EPOLLOUT && POLLPRI == EPOLLPRI &
 int os_poller(void) { return (int)ERRNO_KEPT(epoll_create1(EPOLL_CLOEXEC)); }
 int os_eventfd(void) { return (int)ERRNO_KEPT(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
 
-void os_eventfd_add(int fd) {
+int os_eventfd_add(int fd) {
   uint64_t one = 1;
-  (void)ERRNO_KEPT(syscall(SYS_write, fd, &one, sizeof one));
+  long n = ERRNO_KEPT(syscall(SYS_write, fd, &one, sizeof one));
+  return n < 0 ? (int)n : 0;
 }
 
 void os_eventfd_take(int fd) {

@@ -16,8 +16,8 @@ enum { OS_EVENTS = 128 }; /* so many are taken at a time */
 /* A new epoll instance, or a new eventfd; close-on-exec; or -errno. */
 int os_poller(void);
 int os_eventfd(void);
-/* Adds 1 to an eventfd; takes all of it. */
-void os_eventfd_add(int fd);
+/* Adds 1 to an eventfd: 0 or -errno; takes all of it. */
+int os_eventfd_add(int fd);
 void os_eventfd_take(int fd);
 
 /* What is registered is reported once, and again each time that it comes about (EPOLLET); _level:

@@ -11,7 +11,6 @@
  * the thread waits, while others have its processor. */
 #include "gort/io.h"
 
-#include "base/kernel.h"
 #include "base/throw.h"
 #include "os/io.h"
 #include "os/poll.h"
@@ -73,7 +72,7 @@ static long take_turn(struct transfer t, struct look look) {
     return r;
   if (t.writes && t.n > PIPE_BUF)
     t.n = PIPE_BUF;
-  r = os_poll(t.pd->fd, event_of(&t)) == 0 ? -EAGAIN : transfer_blocking(t);
+  r = os_poll(t.pd->fd, event_of(&t)) > 0 ? transfer_blocking(t) : -EAGAIN;
   polldesc_end_turn(t.pd, look);
   return r;
 }
@@ -87,52 +86,55 @@ static int may_wait(const struct transfer *t) {
 }
 
 static long transfer_by_turns(const struct transfer *t) {
-  int bad = may_wait(t);
-  while (bad == 0) {
+  int err = may_wait(t);
+  while (err == 0) {
     struct look look = polldesc_look(t->pd);
-    if (os_poll(t->pd->fd, event_of(t)) > 0) {
-      long r = take_turn(*t, look);
-      if (r != -EAGAIN)
-        return r;
-    } else {
-      bad = polldesc_wait(t->pd, look, (uint32_t)event_of(t), t->deadline);
-    }
+    bool ready = os_poll(t->pd->fd, event_of(t)) > 0;
+    long r = ready ? take_turn(*t, look) : -EAGAIN;
+    if (r != -EAGAIN)
+      return r;
+    if (!ready)
+      err = polldesc_wait(t->pd, look, (uint32_t)event_of(t), t->deadline);
   }
-  return bad;
+  return err;
 }
 
-static bool may_skip(const struct transfer *t, struct look look) {
-  return !t->writes && polldesc_is_drained(t->pd, look) &&
-         (t->deadline < 0 || nanotime() < t->deadline);
+/* A read that would find nothing is not made, unless there is no time to wait. */
+static bool finds_nothing(const struct transfer *t, struct look look) {
+  return !t->writes && polldesc_is_drained(t->pd, look) && !polldesc_is_over(t->deadline);
+}
+
+static long attempt_after(const struct transfer *t, struct look look) {
+  if (finds_nothing(t, look))
+    return -EAGAIN;
+  long r = attempt(t);
+  if (!t->writes && r > 0 && (size_t)r < t->n)
+    polldesc_note_short_read(t->pd, look);
+  return r;
 }
 
 /* Something, or the end, or an error. */
 static long transfer(const struct transfer *t) {
   for (;;) {
     struct look look = polldesc_look(t->pd);
-    long r = may_skip(t, look) ? -EAGAIN : attempt(t);
-    if (r > 0 && (size_t)r < t->n && !t->writes)
-      polldesc_set_drained(t->pd, look);
+    long r = attempt_after(t, look);
+    if (r == -EINTR)
+      continue;
     if (r == -EOPNOTSUPP)
       return os_is_file(t->pd->fd) ? transfer_blocking(*t) : transfer_by_turns(t);
-    if (r == -EAGAIN)
-      r = polldesc_wait(t->pd, look, (uint32_t)event_of(t), t->deadline);
-    else if (r != -EINTR)
+    if (r != -EAGAIN)
       return r;
-    if (r == -EPERM)
+    int err = polldesc_wait(t->pd, look, (uint32_t)event_of(t), t->deadline);
+    if (err == -EPERM)
       return transfer_blocking(*t);
-    if (r != 0 && r != -EINTR)
-      return r;
+    if (err != 0)
+      return err;
   }
 }
 
-/* What every call begins with: others may want to run. The entry, or an error. */
 static int begin(int fd, size_t n, struct polldesc **pd) {
-  releasem(acquirem());
-  *pd = polldesc_of(fd);
-  if (!*pd)
-    return fd < 0 ? -EBADF : -ENOMEM;
-  return n > SSIZE_MAX ? -EINVAL : 0;
+  int err = polldesc_begin(fd, pd);
+  return err == 0 && n > SSIZE_MAX ? -EINVAL : err;
 }
 
 /* Of a file that was in memory in part only: users expect all that they ask for. */
@@ -160,14 +162,17 @@ ssize_t gort_read_until(int fd, void *buf, size_t n, int64_t deadline_ns) {
   int err = begin(fd, n, &t.pd);
   if (err != 0)
     return err;
+  struct look look = polldesc_look(t.pd);
   long r = n > 0 ? transfer(&t) : read_nothing(&t);
-  return r > 0 && (size_t)r < n ? read_rest(&t, r) : r;
+  if (r > 0 && (size_t)r < n)
+    r = read_rest(&t, r);
+  return polldesc_result(t.pd, look, r);
 }
 
-/* Errors that are the descriptor's, and are told once. */
+/* Errors of the connection, which the kernel tells once. */
 static bool to_be_kept(const struct transfer *t, long r) {
-  bool time_is_up = r == -ETIMEDOUT && t->deadline >= 0 && nanotime() >= t->deadline;
-  return r < 0 && r != -ECANCELED && !time_is_up;
+  return r < 0 && r != -ECANCELED && r != -EFAULT &&
+         !(r == -ETIMEDOUT && polldesc_is_over(t->deadline));
 }
 
 ssize_t gort_write_until(int fd, const void *buf, size_t n, int64_t deadline_ns) {
@@ -177,6 +182,7 @@ ssize_t gort_write_until(int fd, const void *buf, size_t n, int64_t deadline_ns)
   long r = begin(fd, n, &t.pd);
   if (r != 0 || (r = polldesc_take_error(t.pd)) != 0)
     return r;
+  struct look look = polldesc_look(t.pd);
   do {
     r = transfer(&t);
     t.buf += r > 0 ? r : 0;
@@ -185,24 +191,34 @@ ssize_t gort_write_until(int fd, const void *buf, size_t n, int64_t deadline_ns)
   size_t done = n - t.n;
   if (done > 0 && to_be_kept(&t, r))
     polldesc_keep_error(t.pd, (int)r);
-  return done > 0 ? (ssize_t)done : r;
+  return done > 0 ? (ssize_t)done : polldesc_result(t.pd, look, r);
 }
 
-ssize_t gort_read(int fd, void *buf, size_t n) { return gort_read_until(fd, buf, n, -1); }
-ssize_t gort_write(int fd, const void *buf, size_t n) { return gort_write_until(fd, buf, n, -1); }
+ssize_t gort_read(int fd, void *buf, size_t n) {
+  CHECK_ATTACHED("gort_read");
+  return gort_read_until(fd, buf, n, -1);
+}
+
+ssize_t gort_write(int fd, const void *buf, size_t n) {
+  CHECK_ATTACHED("gort_write");
+  return gort_write_until(fd, buf, n, -1);
+}
 
 int gort_poll(int fd, short events, int64_t deadline_ns) {
   CHECK_ATTACHED("gort_poll");
   struct polldesc *pd;
-  int err = begin(fd, 0, &pd);
-  while (err == 0) {
-    struct look look = polldesc_look(pd);
-    int there = os_poll(fd, events);
-    if (there > 0)
-      return there & POLLNVAL ? -EBADF : 0;
+  int err = polldesc_begin(fd, &pd);
+  if (err != 0)
+    return err;
+  struct look first = polldesc_look(pd), look = first;
+  int there;
+  while (err == 0 && (there = os_poll(fd, events)) <= 0) {
     err = polldesc_wait(pd, look, (uint16_t)events, deadline_ns);
+    look = polldesc_look(pd);
   }
-  return err;
+  if (err == 0 && (there & POLLNVAL))
+    err = -EBADF;
+  return (int)polldesc_result(pd, first, err);
 }
 
 /* Closing. */
@@ -224,7 +240,9 @@ static void close_blocked(void *arg) {
 int gort_close(int fd) {
   CHECK_ATTACHED("gort_close");
   struct polldesc *pd;
-  int err = begin(fd, 0, &pd);
+  int err = polldesc_begin(fd, &pd);
+  if (err == 0 && os_flags(fd) < 0)
+    err = -EBADF;
   if (err != 0)
     return err;
   struct closing c = {.fd = fd};

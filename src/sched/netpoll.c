@@ -99,9 +99,15 @@ bool netpoll_waited(void) {
   return n != 0;
 }
 
+GORT_NORETURN static void lost(int err) {
+  throw("cannot wait for descriptors: error %d (%d and %d are the runtime's: were they closed?)",
+        -err, poller, breaker);
+}
+
 void netpoll_break(void) {
-  if (cas_seqcst(&broken, 0, 1))
-    os_eventfd_add(breaker);
+  int err = cas_seqcst(&broken, 0, 1) ? os_eventfd_add(breaker) : 0;
+  if (err != 0)
+    lost(err);
 }
 
 static void end_break(void) {
@@ -109,34 +115,46 @@ static void end_break(void) {
   store_seqcst(&broken, 0);
 }
 
-static int ask(struct os_event events[OS_EVENTS], int64_t ns) {
-  int n = os_poller_wait(poller, events, ns);
-  if (n < 0 && n != -EINTR)
-    throw("cannot wait for descriptors: error %d (was descriptor %d of the runtime's closed?)", -n,
-          poller);
-  return n;
+struct report {
+  int n;
+  struct os_event events[OS_EVENTS];
+};
+
+static void ask(struct report *r, int64_t ns) {
+  r->n = os_poller_wait(poller, r->events, ns);
+  if (r->n < 0 && r->n != -EINTR)
+    lost(r->n);
 }
 
 /* A break is left by who only looks to the one who sleeps. */
-static void poll_for(struct waitlist *ready, int64_t ns, bool sleeps) {
-  struct os_event events[OS_EVENTS];
-  int n = ask(events, ns);
-  for (int i = 0; i < n; i++) {
-    uint64_t data = events[i].data;
-    if (data == BREAK && sleeps)
-      end_break();
-    else if (data != BREAK)
-      polldesc_report(polldesc_of((int)(uint32_t)data), (uint32_t)(data >> 32), events[i].events,
+static void pass_on(const struct report *r, struct waitlist *ready, bool sleeps) {
+  for (int i = 0; i < r->n; i++) {
+    uint64_t data = r->events[i].data;
+    if (data != BREAK)
+      polldesc_report(polldesc_of((int)(uint32_t)data), (uint32_t)(data >> 32), r->events[i].events,
                       ready);
+    else if (sleeps)
+      end_break();
   }
 }
 
-struct waiter *netpoll_sleep(int64_t ns) {
+/* The collector does not wait for this thread while it sleeps. */
+struct waiter *netpoll_sleep(struct m *m, int64_t ns) {
   struct waitlist ready = {NULL, NULL};
+  struct report r;
   store_seqcst(&sleeping, 1);
-  poll_for(&ready, ns, true);
+  enterblocked(m, (uintptr_t)__builtin_frame_address(0));
+  ask(&r, ns);
+  leaveblocked(m);
   store_seqcst(&sleeping, 0);
+  pass_on(&r, &ready, true);
   return ready.first;
+}
+
+static void look(struct waitlist *ready) {
+  struct report r;
+  ask(&r, 0);
+  pass_on(&r, ready, false);
 }
 
 static bool look_is_needed(void) {
@@ -151,7 +169,7 @@ struct waiter *netpoll_look(bool patient) {
   if (patient && now - load_relaxed(&looked) < PAUSE)
     return NULL;
   store_relaxed(&looked, now);
-  poll_for(&ready, 0, false);
+  look(&ready);
   return ready.first;
 }
 
@@ -161,7 +179,7 @@ bool netpoll_unlooked_since(int64_t when) {
 
 struct waiter *netpoll_verify(void) {
   struct waitlist ready = {NULL, NULL};
-  polldesc_verify(&ready);
+  polldesc_verify(&ready, false);
   return ready.first;
 }
 
@@ -171,9 +189,9 @@ struct waiter *netpoll_watch(int64_t now, bool anyway) {
   if ((now - last < PATIENCE && !anyway) || !netpoll_inited())
     return NULL;
   last = now;
-  polldesc_verify(&ready);
+  polldesc_verify(&ready, !anyway);
   if (look_is_needed())
-    poll_for(&ready, 0, false);
+    look(&ready);
   return ready.first;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/base.h"
 
+struct m;
 struct waiter;
 
 /* Makes the poller, if it is not there: when the first descriptor is waited for. 0 or -errno. No
@@ -21,8 +22,8 @@ bool netpoll_waited(void);
  */
 
 /* Waits until something happens, ns nanoseconds at most (negative: no limit), or until
- * netpoll_break(). One thread at a time. */
-struct waiter *netpoll_sleep(int64_t ns);
+ * netpoll_break(). One thread at a time; m is its own. */
+struct waiter *netpoll_sleep(struct m *m, int64_t ns);
 /* Ends the present or the next wait. */
 void netpoll_break(void);
 /* Whether something has happened, if nobody sleeps in the poller; patient: nor has just looked. */

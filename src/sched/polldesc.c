@@ -12,19 +12,26 @@
  * the attempt is reported later, and finds the waiter in the list, for the report is counted and
  * the list is gone through under the lock.
  *
+ * Why a read may be left out. A read from a TCP connection that gives less than was asked for has
+ * taken all that there was. What has come since is reported, or will be; so if the count is still
+ * what it was before that read, the next one would find nothing, and waiting begins at once. That
+ * is so for data. At the end, at an error and at urgent data a read stops short as well. These are
+ * registered for, too, and once they have been reported no read is left out any more.
+ *
  * Why a registration that is gone does no harm. The program may close a descriptor without our
  * knowing, and open another one of the same number; then the entry says that it is registered, and
- * nothing will ever be reported. So each waiter that trusts the entry is listed as unverified. The
- * list is gone through before a thread goes to sleep for lack of work, and by sysmon every 10 ms
- * while others run: registering again what is registered does not hurt, and reports what is there;
- * what is not is found out. A goroutine has trusted and not been verified only while there is a P
- * that is not idle, or until its thread, giving up that P, has gone through the list; so sysmon
- * does not sleep, or no goroutine is unverified. Attached threads have no P: they do not trust. New
- * connections, which the runtime itself has made, are known not to be registered.
+ * nothing will ever be reported. So an entry that was trusted is listed as unverified. The list is
+ * gone through by a thread that has run out of work, before it gives up its P, and by sysmon, every
+ * 10 ms while others run and before it sleeps. To register again what is registered does not hurt,
+ * and reports what is there; what is not is found out. sysmon passes an entry over if something was
+ * reported since it last came by: if the descriptor has been replaced after that, nothing more is
+ * reported, and it is seen to the next time. An entry is trusted only by goroutines, which have a
+ * P, so that sysmon is awake; and a new connection, which the runtime has made itself, is known not
+ * to be registered.
  *
- * The numbers of stale registrations: a descriptor that was duplicated stays registered under the
- * number that has been closed. What is reported of it carries the generation of its registration,
- * and is not that of the entry any more.
+ * What was duplicated stays registered under the number that has been closed. Its reports carry the
+ * generation of that registration, which is not the entry's any more; before that is found out they
+ * make waiters try in vain, no more.
  *
  * Whose memory is whose. In the list, and with the lock held, a pollwaiter is there: it is taken
  * out by whoever claims its waiter under the lock, or, if time was first, by the waiter itself,
@@ -55,7 +62,7 @@ struct pollwaiter {
 
 enum {
   ALWAYS = POLLERR | POLLHUP,                         /* reported whatever one waits for */
-  NOT_DATA = POLLERR | POLLHUP | POLLRDHUP | POLLPRI, /* there may be more than data to read */
+  NOT_DATA = POLLERR | POLLHUP | POLLRDHUP | POLLPRI, /* other than that there is data */
   TURN = 1 << 29,                                     /* waits for its turn; no event of poll's */
   NAP = 1 << 30,                                      /* for nothing */
 };
@@ -119,7 +126,7 @@ static uint64_t data_of(const struct polldesc *pd) {
 static void begin_generation(struct polldesc *pd) {
   pd->generation++;
   store_release(&pd->reports, pd->reports + 1);
-  store_release(&pd->tells_end, os_is_tcp(pd->fd));
+  store_release(&pd->plain_tcp, os_is_tcp(pd->fd));
 }
 
 /* Sees to it that the poller knows the descriptor of this number, for these events, those that were
@@ -153,22 +160,37 @@ static void list_unverified(struct polldesc *pd) {
 }
 
 /* Who finds out here that it cannot wait tries again, and is told so. */
-static struct polldesc *verify(struct polldesc *pd, struct waitlist *ready) {
+static void verify(struct polldesc *pd, struct waitlist *ready) {
+  if (register_for(pd, 0) != 0)
+    claim(pd, ~(uint32_t)(TURN | NAP), INT_MAX, 0, ready);
+}
+
+/* Something was reported since sysmon last came by. */
+static bool is_reported_on(struct polldesc *pd) {
+  bool reported = pd->reports != pd->proven;
+  pd->proven = pd->reports;
+  return reported;
+}
+
+/* Returns the next in the list. */
+static struct polldesc *take_listed(struct polldesc *pd, struct waitlist *ready, bool lazily) {
   lock_raw(&pd->lock);
   struct polldesc *next = pd->unverified;
   pd->listed = false;
-  if (waited_for(pd) != 0 && register_for(pd, 0) != 0)
-    claim(pd, ~(uint32_t)(TURN | NAP), INT_MAX, 0, ready);
+  if (waited_for(pd) != 0) {
+    if (lazily && is_reported_on(pd))
+      list_unverified(pd);
+    else
+      verify(pd, ready);
+  }
   unlock_raw(&pd->lock);
   return next;
 }
 
-bool polldesc_any_unverified(void) { return load_relaxed(&unverified) != NULL; }
-
-void polldesc_verify(struct waitlist *ready) {
-  struct polldesc *pd = polldesc_any_unverified() ? xchg_seqcst(&unverified, NULL) : NULL;
+void polldesc_verify(struct waitlist *ready, bool lazily) {
+  struct polldesc *pd = load_relaxed(&unverified) ? xchg_seqcst(&unverified, NULL) : NULL;
   while (pd)
-    pd = verify(pd, ready);
+    pd = take_listed(pd, ready, lazily);
 }
 
 /* A thread without a P does not trust. */
@@ -199,7 +221,7 @@ static int wait(struct polldesc *pd, uint32_t events, int64_t deadline) {
   return 0;
 }
 
-static bool is_over(int64_t deadline) { return deadline >= 0 && nanotime() >= deadline; }
+bool polldesc_is_over(int64_t deadline) { return deadline >= 0 && nanotime() >= deadline; }
 
 /* 0: nothing has changed since the look, and what comes will be reported. Under the lock. */
 enum { CHANGED = 1 };
@@ -210,7 +232,7 @@ static int prepare(struct polldesc *pd, struct look look, uint32_t events) {
 }
 
 int polldesc_wait(struct polldesc *pd, struct look look, uint32_t events, int64_t deadline) {
-  if (is_over(deadline))
+  if (polldesc_is_over(deadline))
     return -ETIMEDOUT;
   int err = netpoll_ensure();
   if (err != 0)
@@ -250,7 +272,7 @@ int polldesc_begin_turn(struct polldesc *pd, struct look look, int64_t deadline)
   for (;;) {
     lock(&pd->lock);
     int err = try_turn(pd, look);
-    if (err == -EAGAIN && is_over(deadline))
+    if (err == -EAGAIN && polldesc_is_over(deadline))
       err = -ETIMEDOUT;
     if (err != -EAGAIN) {
       unlock(&pd->lock);
@@ -273,11 +295,17 @@ void polldesc_end_turn(struct polldesc *pd, struct look look) {
   waiter_wake_list(next.first);
 }
 
-/* Beginning and end of a descriptor. */
+/* Beginning a call; beginning and end of a descriptor. */
+
+int polldesc_begin(int fd, struct polldesc **pd) {
+  safe_point();
+  *pd = polldesc_of(fd);
+  return likely(*pd != NULL) ? 0 : fd < 0 ? -EBADF : -ENOMEM;
+}
 
 static void forget(struct polldesc *pd) {
   pd->registered = 0;
-  store_relaxed(&pd->tells_end, false);
+  store_relaxed(&pd->plain_tcp, false);
   pd->write_error = 0;
   store_relaxed(&pd->not_socket, false);
 }
@@ -345,7 +373,7 @@ void polldesc_report(struct polldesc *pd, uint32_t generation, uint32_t events,
   lock_raw(&pd->lock);
   if (pd->generation == generation) {
     if (events & NOT_DATA)
-      store_relaxed(&pd->tells_end, false);
+      store_relaxed(&pd->plain_tcp, false);
     store_release(&pd->reports, pd->reports + 1);
     claim(pd, events, INT_MAX, 0, ready);
   }

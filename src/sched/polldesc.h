@@ -24,6 +24,8 @@
 #include "base/lock.h"
 #include "sched/waiter.h"
 
+#include <errno.h>
+
 struct pollwaiter; /* somebody who waits; on its stack */
 
 struct polldesc {
@@ -35,17 +37,21 @@ struct polldesc {
   uint32_t generation;         /* of that; what it reports of an older one is stale; under lock */
   struct pollwaiter *waiters;  /* under lock */
   struct polldesc *unverified; /* in the list of those, if listed; under lock */
+  uint32_t proven;             /* reports when sysmon last went through that list; under lock */
+  uint32_t drained;            /* reports before a read that left nothing; atomic */
+  int write_error;             /* to be returned by the next gort_write; 0: none; atomic */
   bool listed;                 /* under lock */
   bool busy;                   /* somebody has the turn; under lock */
   bool not_socket;             /* a guess; atomic */
-  bool tells_end;              /* XXX */
-  uint32_t drained;
-  int write_error; /* to be returned by the next gort_write; 0: none; atomic */
+  bool plain_tcp;              /* nothing but data was reported of this connection; changed under
+                                  lock; atomic */
 } __attribute__((aligned(CACHE_LINE)));
 _Static_assert(sizeof(struct polldesc) == CACHE_LINE, "no entry shares its line");
 
 /* The entry of a number, which stays for good; NULL for a negative one and without memory. */
 struct polldesc *polldesc_of(int fd);
+/* What every call begins with: others may want to run. The entry, or -errno. */
+int polldesc_begin(int fd, struct polldesc **pd);
 
 struct look {
   uint32_t closings, reports;
@@ -55,14 +61,25 @@ static inline struct look polldesc_look(const struct polldesc *pd) {
   return (struct look){load_acquire(&pd->closings), load_acquire(&pd->reports)};
 }
 
-static inline void polldesc_set_drained(struct polldesc *pd, struct look look) {
-  if (load_relaxed(&pd->tells_end))
-    store_relaxed(&pd->drained, look.reports);
-}
-static inline bool polldesc_is_drained(struct polldesc *pd, struct look look) {
-  return load_relaxed(&pd->drained) == look.reports && load_relaxed(&pd->tells_end);
+/* What a call returns that began with the look: when it finds the descriptor closed, it may have
+ * been closed meanwhile. */
+static inline long polldesc_result(const struct polldesc *pd, struct look look, long r) {
+  return r == -EBADF && load_acquire(&pd->closings) != look.closings ? -ECANCELED : r;
 }
 
+/* A read after the look gave less than was asked for. */
+static inline void polldesc_note_short_read(struct polldesc *pd, struct look look) {
+  if (load_relaxed(&pd->plain_tcp))
+    store_relaxed(&pd->drained, look.reports);
+}
+
+/* A read would find nothing, as far as was reported before the look. */
+static inline bool polldesc_is_drained(const struct polldesc *pd, struct look look) {
+  return load_relaxed(&pd->drained) == look.reports && load_relaxed(&pd->plain_tcp);
+}
+
+/* Whether a deadline has passed; negative: there is none. */
+bool polldesc_is_over(int64_t deadline);
 /* Waits until something may have changed since the look: 0. -ETIMEDOUT, -ECANCELED (gort_close);
  * -EPERM: it cannot be waited for; or what the poller has against it. events: POLLIN and so on. */
 int polldesc_wait(struct polldesc *pd, struct look look, uint32_t events, int64_t deadline);
@@ -102,9 +119,9 @@ static inline void waitlist_add(struct waitlist *l, struct waiter *w) {
 /* Events were reported of the registration of that generation. */
 void polldesc_report(struct polldesc *pd, uint32_t generation, uint32_t events,
                      struct waitlist *ready);
-/* Makes sure that all who wait wait for what is registered. */
-void polldesc_verify(struct waitlist *ready);
-bool polldesc_any_unverified(void);
+/* Makes sure that all who wait wait for what is registered; lazily: unless that has been reported
+ * on since the last time. */
+void polldesc_verify(struct waitlist *ready, bool lazily);
 
 void polldesc_after_fork(void);
 void polltable_after_fork(void);

@@ -23,12 +23,6 @@
 #include <fcntl.h>
 #include <poll.h>
 
-static int begin(int fd, struct polldesc **pd) {
-  releasem(acquirem());
-  *pd = polldesc_of(fd);
-  return *pd ? 0 : fd < 0 ? -EBADF : -ENOMEM;
-}
-
 /* Accepting. */
 
 struct accepting {
@@ -76,9 +70,8 @@ static int accept_now(struct accepting *a, struct look look) {
   return flags & O_NONBLOCK ? os_accept(a->pd->fd, a->addr, a->len) : accept_blocking(a, look);
 }
 
-static int accept_until(struct accepting *a) {
-  for (;;) {
-    struct look look = polldesc_look(a->pd);
+static int accept_until(struct accepting *a, struct look look) {
+  for (;; look = polldesc_look(a->pd)) {
     int r = accept_now(a, look);
     if (try_again(r))
       continue;
@@ -93,16 +86,19 @@ static int accept_until(struct accepting *a) {
 int gort_accept_until(int fd, struct sockaddr *addr, socklen_t *len, int64_t deadline_ns) {
   CHECK_ATTACHED("gort_accept_until");
   struct accepting a = {.addr = addr, .len = len, .deadline = deadline_ns};
-  int r = begin(fd, &a.pd);
-  if (r == 0)
-    r = accept_until(&a);
+  int r = polldesc_begin(fd, &a.pd);
+  if (r != 0)
+    return r;
+  struct look look = polldesc_look(a.pd);
+  r = accept_until(&a, look);
   struct polldesc *made = r >= 0 ? polldesc_of(r) : NULL;
   if (made)
     polldesc_renew(made);
-  return r;
+  return (int)polldesc_result(a.pd, look, r);
 }
 
 int gort_accept(int fd, struct sockaddr *addr, socklen_t *len) {
+  CHECK_ATTACHED("gort_accept");
   return gort_accept_until(fd, addr, len, -1);
 }
 
@@ -158,8 +154,6 @@ static int await_connection(struct connecting *c, struct look look) {
   return err != 0 ? err : settle(c);
 }
 
-static bool is_over(int64_t deadline) { return deadline >= 0 && nanotime() >= deadline; }
-
 /* Not past the deadline. */
 static int64_t end_of_nap(int64_t ns, int64_t deadline) {
   int64_t until = deadline_in(ns);
@@ -174,7 +168,7 @@ static int connect_in_turn(struct connecting *c, struct look look) {
       return await_connection(c, look);
     if (err != -EAGAIN || c->addr->sa_family != AF_UNIX)
       return err;
-    if (is_over(c->deadline))
+    if (polldesc_is_over(c->deadline))
       return -ETIMEDOUT;
     err = polldesc_nap(c->pd, look, end_of_nap(ns, c->deadline));
     if (err != 0)
@@ -187,7 +181,7 @@ static int connect_in_turn(struct connecting *c, struct look look) {
 int gort_connect_until(int fd, const struct sockaddr *addr, socklen_t len, int64_t deadline_ns) {
   CHECK_ATTACHED("gort_connect_until");
   struct connecting c = {.addr = addr, .len = len, .deadline = deadline_ns};
-  int err = begin(fd, &c.pd);
+  int err = polldesc_begin(fd, &c.pd);
   if (err != 0)
     return err;
   struct look look = polldesc_look(c.pd);
@@ -197,9 +191,10 @@ int gort_connect_until(int fd, const struct sockaddr *addr, socklen_t len, int64
   polldesc_renew(c.pd);
   err = connect_in_turn(&c, look);
   polldesc_end_turn(c.pd, look);
-  return err;
+  return (int)polldesc_result(c.pd, look, err);
 }
 
 int gort_connect(int fd, const struct sockaddr *addr, socklen_t len) {
+  CHECK_ATTACHED("gort_connect");
   return gort_connect_until(fd, addr, len, -1);
 }

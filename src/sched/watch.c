@@ -18,7 +18,6 @@
  * The watch sleeps in the poller, if descriptors are in use, else on its note; whoever calls it
  * ends either. */
 #include "base/kernel.h"
-#include "gc/stop.h"
 #include "sched/netpoll.h"
 #include "sched/sched.h"
 #include "sched/timer.h"
@@ -119,17 +118,12 @@ static int64_t left_until(int64_t when) {
   return when != NEVER && left < 0 ? 0 : left;
 }
 
-/* m has no P; the collector does not wait for it meanwhile. */
+/* m has no P. */
 static struct waiter *wait_for_something(struct m *m, int64_t ns) {
-  struct waiter *ready = NULL;
-  if (watch.in_poller) {
-    enterblocked(m, (uintptr_t)__builtin_frame_address(0));
-    ready = netpoll_sleep(ns);
-    leaveblocked(m);
-  } else {
-    wait_in_kernel(m, ns);
-  }
-  return ready;
+  if (watch.in_poller)
+    return netpoll_sleep(m, ns);
+  wait_in_kernel(m, ns);
+  return NULL;
 }
 
 bool watch_wait(struct m *m, struct waiter **ready) {
