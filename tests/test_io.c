@@ -239,6 +239,93 @@ static void test_errno_stays(void **state) {
   in_thread(keep_errno, NULL);
 }
 
+/* --- What comes after a read that got less than it asked for -------------------------------- */
+
+struct ends {
+  int fd[2];
+  atomic_int done;
+};
+
+static void read_to_the_end(void *arg) {
+  struct ends *e = arg;
+  char buf[64];
+  ssize_t n;
+  int got = 0;
+  while ((n = gort_read(e->fd[0], buf, sizeof buf)) > 0)
+    got += (int)n;
+  CHECK(n == 0 && got == 6);
+  atomic_store(&e->done, 1);
+}
+
+/* Data, and then the end, at once or a little later. */
+static void come_to_the_end(int kind, bool nonblocking, bool thread) {
+  struct rng rng = seeded_rng(3);
+  for (int i = 0; i < 300 / SLOWNESS; i++) {
+    struct ends e = {.done = 0};
+    make_pair(kind, nonblocking, e.fd);
+    start_on(thread && i % 10 == 0, read_to_the_end, &e);
+    for (int part = 0; part < 2; part++) {
+      for (volatile size_t spins = rng_below(&rng, 20000); spins > 0;)
+        spins--;
+      CHECK(write(e.fd[1], "abc", 3) == 3);
+    }
+    close(e.fd[1]);
+    WAIT_UNTIL(atomic_load(&e.done));
+    close(e.fd[0]);
+  }
+}
+
+static void test_the_end_after_a_short_read(void **state) {
+  (void)state;
+  for_all_kinds(come_to_the_end);
+}
+
+static ssize_t read_soon(int fd, char *buf) {
+  return gort_read_until(fd, buf, 64, from_now((int64_t)10000 * MILLISECOND));
+}
+
+/* Reading stops at urgent data, and goes on behind it. */
+static void read_around_urgent_data(void *unused) {
+  (void)unused;
+  char buf[64];
+  int fd[2];
+  tcp_pair(fd);
+  for (int i = 0; i < 3; i++) {
+    CHECK(write(fd[1], "a", 1) == 1);
+    CHECK(read_soon(fd[0], buf) == 1);
+  }
+  CHECK(send(fd[1], "bc", 2, 0) == 2 && send(fd[1], "!", 1, MSG_OOB) == 1);
+  CHECK(send(fd[1], "de", 2, 0) == 2);
+  gort_sleep(5 * MILLISECOND);
+  CHECK(read_soon(fd[0], buf) == 2 && memcmp(buf, "bc", 2) == 0);
+  CHECK(read_soon(fd[0], buf) == 2 && memcmp(buf, "de", 2) == 0);
+  close_pair(fd);
+}
+
+static void test_urgent_data(void **state) {
+  (void)state;
+  everywhere(read_around_urgent_data, NULL);
+}
+
+/* Messages are read one at a time, whatever one asks for. */
+static void read_messages(void *unused) {
+  (void)unused;
+  char buf[64];
+  int fd[2];
+  CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fd) == 0);
+  for (int i = 0; i < 3; i++) {
+    CHECK(write(fd[1], "ab", 2) == 2 && write(fd[1], "c", 1) == 1);
+    CHECK(read_soon(fd[0], buf) == 2);
+    CHECK(read_soon(fd[0], buf) == 1);
+  }
+  close_pair(fd);
+}
+
+static void test_messages(void **state) {
+  (void)state;
+  everywhere(read_messages, NULL);
+}
+
 /* --- Writing -------------------------------------------------------------------------------- */
 
 enum { LARGE = 8 << 20 };
@@ -477,6 +564,11 @@ static void be_late(void *kind) {
   gort_sleep(MILLISECOND);
   CHECK(gort_poll(fd[0], POLLIN, 0) == 0);
   CHECK(gort_read_until(fd[0], buf, 8, 0) == 8);
+  for (int i = 0; i < 20; i++) { /* what has just come, and was not reported yet */
+    CHECK(gort_read_until(fd[0], buf, 8, from_now(1)) == -ETIMEDOUT);
+    CHECK(write(fd[1], "1234", 4) == 4);
+    CHECK(gort_read_until(fd[0], buf, 8, 0) == 4);
+  }
   close_pair(fd);
 }
 
@@ -812,6 +904,9 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_errors_are_negative_numbers),
       cmocka_unit_test(test_0_bytes_do_not_wait),
       cmocka_unit_test(test_errno_stays),
+      cmocka_unit_test(test_the_end_after_a_short_read),
+      cmocka_unit_test(test_urgent_data),
+      cmocka_unit_test(test_messages),
       cmocka_unit_test(test_write_writes_all),
       cmocka_unit_test(test_transfers_during_collections),
       cmocka_unit_test(test_an_error_comes_after_the_count),

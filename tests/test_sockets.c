@@ -357,6 +357,7 @@ static void connect_closed(int domain, bool nonblocking, bool thread) {
   int fds[16], n = fill_queue(&l, fds);
   struct connecter c = {.fd = new_socket(&l, nonblocking), .to = &l, .deadline = -1};
   start_on(thread, connect_once, &c);
+  SLEEP_UNTIL(atomic_load(&c.begun));
   gort_sleep(30 * MILLISECOND);
   CHECK(!atomic_load(&c.done));
   CHECK(gort_close(c.fd) == 0);
