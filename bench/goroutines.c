@@ -1,11 +1,13 @@
-/* goroutines: what goroutines cost, with channels and with locks. peers/goroutines.go is the same
- * in Go.
+/* goroutines: what goroutines cost, with channels, with locks and with connections.
+ * peers/goroutines.go is the same in Go.
  *
  *     bench_gort_goroutines WORKLOAD [N [M]]
  */
 #include "bench.h"
 
 #include <gort.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdint.h>
 
 static gort_wait_group all;
@@ -196,9 +198,92 @@ static void million(long n, long unused) {
   report_each("release", start, n);
 }
 
+/* echo: n messages of 64 bytes there and back, over some connections of TCP at the same time,
+ * between goroutines of this process. */
+
+enum { MESSAGE = 64, BUFFER = 4096 };
+
+static struct sockaddr_in server_address;
+static long messages; /* for each connection */
+
+static void check(bool right, const char *what) {
+  if (right)
+    return;
+  fprintf(stderr, "echo: %s failed\n", what);
+  exit(1);
+}
+
+/* As Go does by itself. */
+static void send_at_once(int fd) {
+  int yes = 1;
+  check(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes) == 0, "setsockopt");
+}
+
+static void send_back(void *connection) {
+  int fd = (int)(intptr_t)connection;
+  char buffer[BUFFER];
+  for (ssize_t n; (n = gort_read(fd, buffer, sizeof buffer)) > 0;)
+    check(gort_write(fd, buffer, (size_t)n) == n, "write");
+  gort_close(fd);
+}
+
+static void serve(void *listener) {
+  for (int fd; (fd = gort_accept((int)(intptr_t)listener, NULL, NULL)) >= 0;) {
+    send_at_once(fd);
+    gort_go(send_back, (void *)(intptr_t)fd);
+  }
+}
+
+static void start_server(void) {
+  socklen_t size = sizeof server_address;
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  server_address.sin_family = AF_INET;
+  server_address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  check(bind(fd, (struct sockaddr *)&server_address, size) == 0 && listen(fd, 4096) == 0 &&
+            getsockname(fd, (struct sockaddr *)&server_address, &size) == 0,
+        "listen");
+  gort_go(serve, (void *)(intptr_t)fd);
+}
+
+static int connect_to_server(void) {
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  check(gort_connect(fd, (struct sockaddr *)&server_address, sizeof server_address) == 0,
+        "connect");
+  send_at_once(fd);
+  return fd;
+}
+
+static void ask_in_turn(void *connection) {
+  int fd = (int)(intptr_t)connection;
+  char buffer[BUFFER] = "";
+  for (long i = 0; i < messages; i++) {
+    check(gort_write(fd, buffer, MESSAGE) == MESSAGE, "write");
+    for (ssize_t have = 0, n; have < MESSAGE; have += n)
+      check((n = gort_read(fd, buffer, sizeof buffer)) > 0, "read");
+  }
+  gort_close(fd);
+  gort_wait_group_done(&all);
+}
+
+static void echo(long n, long connections) {
+  messages = n / connections;
+  start_server();
+  int *fds = gort_alloc_noscan((size_t)connections * sizeof *fds);
+  for (long i = 0; i < connections; i++)
+    fds[i] = connect_to_server();
+  double start = now();
+  for (long i = 0; i < connections; i++) {
+    gort_wait_group_add(&all, 1);
+    gort_go(ask_in_turn, (void *)(intptr_t)fds[i]);
+  }
+  gort_wait_group_wait(&all);
+  report_each("round trip", start, messages * connections);
+}
+
 static const struct workload workloads[] = {
-    {"spawn", spawn}, {"pingpong", pingpong}, {"yield", yield},     {"buffered", buffered},
-    {"mutex", mutex}, {"sieve", sieve},       {"million", million}, {NULL, NULL},
+    {"spawn", spawn},       {"pingpong", pingpong}, {"yield", yield},
+    {"buffered", buffered}, {"mutex", mutex},       {"sieve", sieve},
+    {"million", million},   {"echo", echo},         {NULL, NULL},
 };
 
 static int status;

@@ -4,6 +4,8 @@
 package main
 
 import (
+	"io"
+	"net"
 	"os"
 	"runtime"
 	"strconv"
@@ -167,9 +169,71 @@ func million(n, _ int) {
 	report("release", ns(time.Since(start), n), "ns")
 }
 
+const message = 64
+
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+func sendBack(c net.Conn) {
+	buffer := make([]byte, 4096)
+	for {
+		n, err := c.Read(buffer)
+		if err != nil {
+			c.Close()
+			return
+		}
+		_, err = c.Write(buffer[:n])
+		check(err)
+	}
+}
+
+func serve(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go sendBack(c)
+	}
+}
+
+func askInTurn(c net.Conn, messages int) {
+	buffer := make([]byte, 4096)
+	for i := 0; i < messages; i++ {
+		_, err := c.Write(buffer[:message])
+		check(err)
+		_, err = io.ReadAtLeast(c, buffer, message)
+		check(err)
+	}
+	c.Close()
+	all.Done()
+}
+
+func echo(n, connections int) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(err)
+	go serve(l)
+	clients := make([]net.Conn, connections)
+	for i := range clients {
+		clients[i], err = net.Dial("tcp", l.Addr().String())
+		check(err)
+	}
+	messages := n / connections
+	start := time.Now()
+	for _, c := range clients {
+		all.Add(1)
+		go askInTurn(c, messages)
+	}
+	all.Wait()
+	report("round trip", ns(time.Since(start), messages*connections), "ns")
+}
+
 func main() {
 	runWorkload(map[string]func(n, m int){
 		"spawn": spawn, "pingpong": pingpong, "yield": yield, "buffered": buffered,
-		"mutex": mutex, "sieve": sieve, "million": million,
+		"mutex": mutex, "sieve": sieve, "million": million, "echo": echo,
 	})
 }

@@ -21,7 +21,7 @@
 
 GORT_BEGIN_DECLS
 
-/* As read(2): at most n bytes; 0 at the end. */
+/* As read(2): at most n bytes; 0 at the end. All n of a regular file, if there are as many. */
 GORT_API ssize_t gort_read(int fd, void *buf, size_t n);
 GORT_API ssize_t gort_read_until(int fd, void *buf, size_t n, int64_t deadline_ns);
 
@@ -29,11 +29,13 @@ GORT_API ssize_t gort_read_until(int fd, void *buf, size_t n, int64_t deadline_n
 GORT_API ssize_t gort_write(int fd, const void *buf, size_t n);
 GORT_API ssize_t gort_write_until(int fd, const void *buf, size_t n, int64_t deadline_ns);
 
-/* As accept(2); addr and len may be NULL. The new descriptor is close-on-exec. */
+/* As accept(2); addr and len may be NULL. The new descriptor is close-on-exec. Where another process
+ * accepts from the same socket, that should be O_NONBLOCK: the other one may be faster, and then the
+ * thread waits for the next connection, which neither a deadline nor gort_close ends. */
 GORT_API int gort_accept(int fd, struct sockaddr *addr, socklen_t *len);
 GORT_API int gort_accept_until(int fd, struct sockaddr *addr, socklen_t *len, int64_t deadline_ns);
 
-/* As connect(2). */
+/* As connect(2). After -ETIMEDOUT the socket goes on connecting, as after -EINPROGRESS. */
 GORT_API int gort_connect(int fd, const struct sockaddr *addr, socklen_t len);
 GORT_API int gort_connect_until(int fd, const struct sockaddr *addr, socklen_t len,
                                 int64_t deadline_ns);
@@ -42,7 +44,7 @@ GORT_API int gort_connect_until(int fd, const struct sockaddr *addr, socklen_t l
  * hang-up: 0. What cannot be waited for, as a regular file, is always ready. */
 GORT_API int gort_poll(int fd, short events, int64_t deadline_ns);
 
-/* Closes it, and wakes who waits on it. */
+/* Closes it, and then wakes who waits on it. */
 GORT_API int gort_close(int fd);
 
 GORT_END_DECLS
