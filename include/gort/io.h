@@ -29,9 +29,9 @@ GORT_API ssize_t gort_read_until(int fd, void *buf, size_t n, int64_t deadline_n
 GORT_API ssize_t gort_write(int fd, const void *buf, size_t n);
 GORT_API ssize_t gort_write_until(int fd, const void *buf, size_t n, int64_t deadline_ns);
 
-/* As accept(2); addr and len may be NULL. The new descriptor is close-on-exec. Where another process
- * accepts from the same socket, that should be O_NONBLOCK: the other one may be faster, and then the
- * thread waits for the next connection, which neither a deadline nor gort_close ends. */
+/* As accept(2); addr and len may be NULL. The new descriptor is close-on-exec. Where another
+ * process accepts from the same socket, that should be O_NONBLOCK: the other one may be faster, and
+ * then the thread waits for the next connection, which neither a deadline nor gort_close ends. */
 GORT_API int gort_accept(int fd, struct sockaddr *addr, socklen_t *len);
 GORT_API int gort_accept_until(int fd, struct sockaddr *addr, socklen_t *len, int64_t deadline_ns);
 
