@@ -240,7 +240,7 @@ CASE(many_at_mprotect) {
 
 static void test_more_stacks_than_guards(void **state) {
   (void)state;
-  if (UNDER_ASAN || UNDER_TSAN)
+  if (UNDER_ASAN || UNDER_TSAN || UNDER_QEMU)
     skip(); /* they need memory of their own for each */
   const struct outcome *o = run_case("many_at_mprotect", "", NO_ENV);
   if (o->hung || o->status != 0 || occurrences(o->err, "leaves no guards") > 1) {
