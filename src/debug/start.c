@@ -3,6 +3,7 @@
 
 #include "base/kernel.h"
 #include "base/throw.h"
+#include "base/valgrind.h"
 #include "debug/env.h"
 #include "debug/trace.h"
 #include "debug/verify.h"
@@ -101,6 +102,7 @@ static void after_fork_in_child(void) {
 
 static void start(void) {
   runtime_started_at = nanotime();
+  valgrind_init();
   os_tls_init();
   env_read();
   int procs = env.max_procs ? env.max_procs : os_num_cpu();

@@ -11,8 +11,23 @@
 
 #include "base/switch.h"
 #include "base/throw.h"
+#include "base/valgrind.h"
 #include "gort/goroutine.h"
 #include "heap/upcall.h"
+
+struct call {
+  void (*fn)(void *);
+  void *arg;
+  const uintptr_t *left; /* the stack pointer of the caller: right after the switch */
+};
+
+static void on_system_stack(void *p) {
+  valgrind_arrived();
+  const struct call *c = p;
+  uintptr_t back = *c->left;
+  c->fn(c->arg);
+  valgrind_leaving_for(back);
+}
 
 void systemstack_from(uintptr_t from, void (*fn)(void *), void *arg) {
   struct m *m = acquirem();
@@ -22,7 +37,10 @@ void systemstack_from(uintptr_t from, void (*fn)(void *), void *arg) {
   } else {
     m->systemsp = 0;
     m->sp = from;
-    call_on_stack(from != 0 ? &here : &m->sp, sp, fn, arg);
+    uintptr_t *left = from != 0 ? &here : &m->sp;
+    valgrind_leaving_for(sp);
+    call_on_stack(left, sp, on_system_stack, &(struct call){fn, arg, left});
+    valgrind_arrived();
     m->systemsp = sp;
   }
   releasem(m);

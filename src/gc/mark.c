@@ -21,6 +21,7 @@
 #include "base/kernel.h"
 #include "base/m.h"
 #include "base/throw.h"
+#include "base/valgrind.h"
 #include "gc/gc.h"
 #include "gc/roots.h"
 #include "gc/work.h"
@@ -58,7 +59,9 @@ static struct {
 
 static __thread struct marker *this_marker __attribute__((tls_model("initial-exec")));
 
+/* What is marked depends on words that memcheck would not have looked at. */
 static void marker_begin(struct marker *w) {
+  valgrind_silence();
   w->arena = mheap.arena;
   w->size = load_acquire(&mheap.used) - mheap.arena;
   w->top = work_empty_block();
@@ -70,6 +73,7 @@ static void marker_begin(struct marker *w) {
 static void marker_end(struct marker *w) {
   work_free_block(w->top);
   work_free_block(w->spare);
+  valgrind_speak();
 }
 
 /* The block in use is full: the other one takes its place, and is passed on first if it is full
@@ -305,6 +309,7 @@ static void with_marker(void (*fn)(struct marker *, uintptr_t), uintptr_t p) {
   fn(&w, p);
   work_give_block(w.top);
   work_give_block(w.spare);
+  valgrind_speak();
 }
 
 static void scan_one(struct marker *w, uintptr_t base) {
@@ -415,5 +420,6 @@ uint64_t mark_all(void) {
   uint64_t marked = mark_as_worker();
   await_helpers();
   work_end();
+  mheap_marks_defined();
   return marked + load_relaxed(&helpers.marked);
 }

@@ -4,6 +4,7 @@
 #include "base/kernel.h"
 #include "base/m.h"
 #include "base/throw.h"
+#include "base/valgrind.h"
 #include "heap/mcentral.h"
 #include "heap/pagealloc.h"
 #include "heap/tiny.h"
@@ -27,31 +28,50 @@ static uint32_t bits_half, bits_used;
 static uint32_t bits_free[MAX_BIT_WORDS + 1]; /* by words: index of the first free one, linked
                                                  through its mark word; 0: none */
 
+/* The tables, with so many bytes for each page of the arena. The halves of the bits are two. */
+enum { PAGES, SPANS, MARK_BITS, PTRBITS, BORDERS, ALLOC_BITS, NUM_TABLES };
+static struct table {
+  char *p;
+  uint64_t per_page;
+} tables[NUM_TABLES];            /* constant after mheap_init */
+static uint64_t pages_in_tables; /* as far as valgrind knows; under mheap.lock */
+
+/* The arena has this many pages now. A word that begins before the end is read whole. */
+static void use_tables(uint64_t npages) {
+  for (const struct table *t = tables; t < tables + NUM_TABLES; t++)
+    valgrind_defined(t->p + pages_in_tables * t->per_page,
+                     (npages - pages_in_tables) * t->per_page + PTR_SIZE);
+  pages_in_tables = npages;
+}
+
 /* The tables for a reservation of this size, all of them or false. They are not charged before
- * they are touched. */
+ * they are touched. To valgrind they are not in use, lest it look for leaks in gigabytes. */
 static bool map_tables(size_t size) {
   uint64_t npages = size >> PAGE_SHIFT;
   uint64_t words = npages * WORDS_PER_PAGE;
   bits_half = words < UINT32_MAX / 2 ? (uint32_t)words + MAX_BIT_WORDS : UINT32_MAX / 2;
-  struct {
-    void *p;
-    uint64_t bytes;
-  } t[] = {{NULL, npages * sizeof *mheap.pages},
-           {NULL, npages * sizeof *mheap.spans},
-           {NULL, (uint64_t)bits_half * 2 * 8},
-           {NULL, npages * (PAGE_SIZE / 64) + 16},
-           {NULL, tiny_borders_bytes(size)}};
-  for (size_t i = 0; i < COUNT_OF(t); i++)
-    if ((t[i].p = os_map_table(t[i].bytes)) == NULL) {
+  const struct {
+    uint64_t per_page, bytes;
+  } t[] = {[PAGES] = {sizeof *mheap.pages, npages * sizeof *mheap.pages},
+           [SPANS] = {sizeof *mheap.spans, npages * sizeof *mheap.spans},
+           [MARK_BITS] = {WORDS_PER_PAGE * 8, (uint64_t)bits_half * 2 * 8},
+           [PTRBITS] = {PAGE_SIZE / 64, npages * (PAGE_SIZE / 64) + 16},
+           [BORDERS] = {tiny_borders_bytes(PAGE_SIZE), tiny_borders_bytes(size)}};
+  for (size_t i = 0; i < COUNT_OF(t); i++) {
+    tables[i] = (struct table){os_map_table(t[i].bytes), t[i].per_page};
+    if (tables[i].p == NULL) {
       while (i-- > 0)
-        os_unmap(t[i].p, ALIGN_UP(t[i].bytes, os_page_size()));
+        os_unmap(tables[i].p, ALIGN_UP(t[i].bytes, os_page_size()));
       return false;
     }
-  mheap.pages = t[0].p;
-  mheap.spans = t[1].p;
-  mheap.bits = t[2].p;
-  gort_ptrbits = (uintptr_t)t[3].p;
-  tiny_init(t[4].p);
+    valgrind_unused(tables[i].p, t[i].bytes);
+  }
+  mheap.pages = (void *)tables[PAGES].p;
+  mheap.spans = (void *)tables[SPANS].p;
+  mheap.bits = (void *)tables[MARK_BITS].p;
+  tables[ALLOC_BITS] = (struct table){(char *)(mheap.bits + bits_half), WORDS_PER_PAGE * 8};
+  gort_ptrbits = (uintptr_t)tables[PTRBITS].p;
+  tiny_init(tables[BORDERS].p);
   return true;
 }
 
@@ -130,6 +150,10 @@ uint64_t mheap_table_bytes(void) {
   uint64_t npages = (load_relaxed(&mheap.used) - mheap.arena) >> PAGE_SHIFT;
   return npages * sizeof *mheap.pages + load_relaxed(&mheap.nspans) * sizeof *mheap.spans +
          load_relaxed(&bits_used) * UINT64_C(16) + load_relaxed(&most_side_bytes);
+}
+
+void mheap_marks_defined(void) {
+  valgrind_defined(mheap.bits, load_relaxed(&bits_used) * sizeof *mheap.bits);
 }
 
 static bool bits_alloc(struct mspan *s) {
@@ -223,6 +247,8 @@ struct mspan *mheap_alloc(size_t npages, spanclass_t spc, size_t elemsize) {
   lock(&mheap.lock);
   uintptr_t base = pagealloc_take(npages, &dirty);
   if (base != 0) {
+    if (unlikely(pages_in_tables != pagealloc_stats.grown_pages))
+      use_tables(pagealloc_stats.grown_pages);
     s = new_span();
     span_init(s, base, npages, spc, elemsize, dirty);
     if (!bits_alloc(s)) {

@@ -73,6 +73,9 @@ struct mspan *mheap_alloc(size_t npages, spanclass_t spc, size_t elemsize);
 void mheap_free(struct mspan *s);
 /* Bytes of the heap's tables, as far as they have been in use. Any time. */
 uint64_t mheap_table_bytes(void);
+/* Which bits marking has set depends on words that may have no value yet; the bits have one
+ * (base/valgrind.h). At the end of marking. */
+void mheap_marks_defined(void);
 /* Takes it out of use for good, keeping the pages inaccessible (efence). */
 void mheap_fault(struct mspan *s);
 

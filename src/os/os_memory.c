@@ -2,6 +2,7 @@
 #include "os/os.h"
 
 #include "base/atomic.h"
+#include "base/valgrind.h"
 #include "os/errno_kept.h"
 #include "os/proc.h"
 
@@ -132,10 +133,14 @@ void os_fault(void *p, size_t size) {
   (void)os_guard(p, size);
 }
 
-/* Flushing asynchronously does nothing to private memory, but says whether it is there. */
+/* Flushing asynchronously does nothing to private memory, but says whether it is there. Where no
+ * frame of a stack lies, memcheck would rather not have it flushed. */
 bool os_is_mapped(uintptr_t lo, uintptr_t hi) {
   lo = ALIGN_DOWN(lo, os_page_size());
-  return lo < hi && ERRNO_KEPT(msync((void *)lo, hi - lo, MS_ASYNC)) == 0;
+  valgrind_silence();
+  bool is = lo < hi && ERRNO_KEPT(msync((void *)lo, hi - lo, MS_ASYNC)) == 0;
+  valgrind_speak();
+  return is;
 }
 
 uintptr_t os_lowest_mapped(uintptr_t lo, uintptr_t hi) {

@@ -1,11 +1,13 @@
 /* Tells the sanitizers and valgrind which stack runs: otherwise the first takes a switch for a
- * stack gone wild, and the second sees races between goroutines on one thread, or none.
+ * stack gone wild, the second sees races between goroutines on one thread, or none, and the third
+ * takes what lies between two stacks for a frame.
  *
  * A switch is: before_switch(from, to) on the stack that is left, switch_to, and on the stack
  * that is arrived at, after_switch(its own g). g0 stands for a thread's own stack. */
 #ifndef SCHED_SANITIZER_H
 #define SCHED_SANITIZER_H
 
+#include "base/valgrind.h"
 #include "sched/g.h"
 
 #if defined(GORT_ASAN)
@@ -14,12 +16,6 @@
 #endif
 #if defined(GORT_TSAN)
 #include <sanitizer/tsan_interface.h>
-#endif
-#if defined(__has_include)
-#if __has_include(<valgrind/valgrind.h>)
-#include <valgrind/valgrind.h>
-#define GORT_VALGRIND 1
-#endif
 #endif
 
 /* What switches must not be instrumented itself: it begins on one stack and ends on another. */
@@ -71,21 +67,16 @@ static inline __attribute__((always_inline)) void before_switch(struct g *from, 
 #if defined(GORT_TSAN)
   __tsan_switch_to_fiber(to->tsan_fiber, 0);
 #endif
-  (void)from, (void)to, (void)ends;
+  valgrind_leaving_for(to->sp);
+  (void)from, (void)ends;
 }
 
 static inline __attribute__((always_inline)) void after_switch(struct g *here) {
+  valgrind_arrived();
 #if defined(GORT_ASAN)
   __sanitizer_finish_switch_fiber(here->asan_fake_stack, NULL, NULL);
 #endif
   (void)here;
-}
-
-static inline void sanitize_stack(uintptr_t lo, uintptr_t hi) {
-#if defined(GORT_VALGRIND)
-  VALGRIND_STACK_REGISTER(lo, hi);
-#endif
-  (void)lo, (void)hi;
 }
 
 #endif

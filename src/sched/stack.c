@@ -13,7 +13,6 @@
 
 #include "base/throw.h"
 #include "os/os.h"
-#include "sched/sanitizer.h"
 
 #include <signal.h>
 #include <string.h>
@@ -45,7 +44,6 @@ void stack_alloc(struct g *g, size_t size) {
     stack_no_memory(size);
   g->stack = (struct stack){lo + STACK_GUARD, lo + STACK_GUARD + size};
   add_relaxed(&stack_inuse, size);
-  sanitize_stack(g->stack.lo, g->stack.hi);
 }
 
 void stack_unmap(struct g *g) {

@@ -15,7 +15,6 @@
 #include "base/throw.h"
 #include "heap/malloc.h"
 #include "os/os.h"
-#include "sched/sanitizer.h"
 
 enum {
   SLOT_SIZE = STACK_GUARD + DEFAULT_STACK,
@@ -93,7 +92,6 @@ static struct stackslot *new_slot(void) {
   if (!s || !guard(s))
     stack_no_memory(DEFAULT_STACK);
   add_relaxed(&stack_inuse, DEFAULT_STACK);
-  sanitize_stack(s->lo, s->lo + DEFAULT_STACK);
   return s;
 }
 

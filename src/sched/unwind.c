@@ -17,6 +17,7 @@
 #define _GNU_SOURCE
 #include "sched/unwind.h"
 
+#include "base/valgrind.h"
 #include "os/os.h"
 
 #include <dlfcn.h>
@@ -29,19 +30,25 @@ enum { REG_FP = 6, REG_SP = 7, REG_RA = 16 };
 enum { REG_FP = 29, REG_SP = 31, REG_RA = 30 };
 #endif
 
-UNSANITIZED static bool read_word(const struct readable *r, uintptr_t p, uintptr_t *word) {
+/* Where p can be read; 0: nowhere. */
+static uintptr_t place_of(const struct readable *r, uintptr_t p) {
   if (p % PTR_SIZE != 0)
-    return false;
-  if (p - r->copied < r->copy.hi - r->copy.lo) {
-    *word = *(const volatile uintptr_t *)(r->copy.lo + (p - r->copied));
-    return true;
-  }
+    return 0;
+  if (p - r->copied < r->copy.hi - r->copy.lo)
+    return r->copy.lo + (p - r->copied);
   for (size_t i = 0; i < COUNT_OF(r->stack); i++)
-    if (p >= r->stack[i].lo && p < r->stack[i].hi) {
-      *word = *(const volatile uintptr_t *)p;
-      return true;
-    }
-  return false;
+    if (p >= r->stack[i].lo && p < r->stack[i].hi)
+      return p;
+  return 0;
+}
+
+UNSANITIZED static bool read_word(const struct readable *r, uintptr_t p, uintptr_t *word) {
+  uintptr_t place = place_of(r, p);
+  if (place == 0)
+    return false;
+  *word = *(const volatile uintptr_t *)place;
+  valgrind_defined(word, sizeof *word);
+  return true;
 }
 
 /* A return address may be signed, in bits that addresses do not have. */
