@@ -15,7 +15,6 @@
  */
 #include "base/valgrind.h"
 
-#include "base/kernel.h"
 #include "base/lock.h"
 
 /* Their numbers are fixed for good. Those of memcheck's own begin with its letters, MC. */
