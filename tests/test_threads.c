@@ -336,7 +336,17 @@ static gort_mem_stats stats;
   X(gort_select_until, gort_select_until(NULL, 0, 0))                                              \
   X(gort_after, gort_after(1))                                                                     \
   X(gort_timer_start, gort_timer_start(1, 0, nothing, NULL))                                       \
-  X(gort_timer_stop, gort_timer_stop(NULL))
+  X(gort_timer_stop, gort_timer_stop(NULL))                                                        \
+  X(gort_read, gort_read(-1, some, 1))                                                             \
+  X(gort_read_until, gort_read_until(-1, some, 1, 0))                                              \
+  X(gort_write, gort_write(-1, some, 1))                                                           \
+  X(gort_write_until, gort_write_until(-1, some, 1, 0))                                            \
+  X(gort_accept, gort_accept(-1, NULL, NULL))                                                      \
+  X(gort_accept_until, gort_accept_until(-1, NULL, NULL, 0))                                       \
+  X(gort_connect, gort_connect(-1, NULL, 0))                                                       \
+  X(gort_connect_until, gort_connect_until(-1, NULL, 0, 0))                                        \
+  X(gort_poll, gort_poll(-1, 0, 0))                                                                \
+  X(gort_close, gort_close(-1))
 
 #define CALLING(name, call)                                                                        \
   static void call_##name(void) { call; }
