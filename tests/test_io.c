@@ -218,25 +218,82 @@ static void test_0_bytes_do_not_wait(void **state) {
   everywhere(transfer_nothing, NULL);
 }
 
+/* The result, of a call that must not touch errno. */
+#define KEEPS(call)                                                                                \
+  __extension__({                                                                                  \
+    errno = 1234;                                                                                  \
+    long r_ = (long)(call);                                                                        \
+    CHECK(errno == 1234);                                                                          \
+    r_;                                                                                            \
+  })
+
+/* What fails at once, what has to wait, and what goes. */
+static void keep_errno_on(int kind, bool nonblocking) {
+  char buf[8] = "1234567";
+  int fd[2], full[2];
+  make_pair(kind, nonblocking, fd);
+  make_full_pair(kind, nonblocking, full);
+  CHECK(KEEPS(gort_read_until(fd[0], buf, 8, from_now(MILLISECOND))) == -ETIMEDOUT);
+  CHECK(KEEPS(gort_poll(fd[0], POLLIN, from_now(MILLISECOND))) == -ETIMEDOUT);
+  CHECK(KEEPS(gort_write_until(full[1], buf, 8, from_now(MILLISECOND))) == -ETIMEDOUT);
+  CHECK(KEEPS(gort_accept_until(fd[0], NULL, NULL, from_now(MILLISECOND))) < 0);
+  CHECK(KEEPS(gort_connect(fd[0], NULL, 0)) < 0);
+  CHECK(KEEPS(gort_write(fd[1], buf, 8)) == 8);
+  CHECK(KEEPS(gort_read(fd[0], NULL, 8)) == -EFAULT);
+  CHECK(KEEPS(gort_read(fd[0], buf, 8)) == 8);
+  CHECK(KEEPS(gort_close(fd[0])) == 0);
+  CHECK(KEEPS(gort_close(fd[0])) == -EBADF);
+  gort_sleep(MILLISECOND);
+  CHECK(kind == TCP || KEEPS(gort_write(fd[1], buf, 8)) == -EPIPE);
+  close(fd[1]);
+  close_pair(full);
+}
+
+static void keep_errno_while_connecting(bool nonblocking) {
+  struct sockaddr_in nobody;
+  struct sockaddr_un nowhere = {.sun_family = AF_UNIX, .sun_path = "/nowhere/at/all"};
+  close(listen_on_loopback(&nobody, 1));
+  int tcp = socket(AF_INET, SOCK_STREAM, 0), un = socket(AF_UNIX, SOCK_STREAM, 0);
+  int l = listen_on_loopback(&(struct sockaddr_in){0}, 1);
+  if (nonblocking) {
+    set_nonblocking(tcp);
+    set_nonblocking(l);
+  }
+  CHECK(KEEPS(gort_connect(tcp, (struct sockaddr *)&nobody, sizeof nobody)) == -ECONNREFUSED);
+  CHECK(KEEPS(gort_connect(un, (struct sockaddr *)&nowhere, sizeof nowhere)) == -ENOENT);
+  CHECK(KEEPS(gort_accept_until(l, NULL, NULL, from_now(MILLISECOND))) == -ETIMEDOUT);
+  close(tcp);
+  close(un);
+  close(l);
+}
+
+/* errno is a thread's: a goroutine has to stay on one. */
 static void keep_errno(void *unused) {
   (void)unused;
   char buf[8];
-  int fd[2];
-  unix_pair(fd);
-  errno = 1234;
-  CHECK(gort_read(-1, buf, 8) == -EBADF);
-  CHECK(gort_read_until(fd[0], buf, 8, from_now(MILLISECOND)) == -ETIMEDOUT);
-  CHECK(gort_write(fd[1], buf, 8) == 8);
-  CHECK(gort_connect(fd[1], NULL, 0) != 0);
-  CHECK(gort_accept(fd[1], NULL, NULL) != 0);
-  CHECK(gort_close(fd[1]) == 0);
-  CHECK(errno == 1234);
-  close(fd[0]);
+  int file = temporary_file(), dir = open("/", O_RDONLY | O_DIRECTORY);
+  gort_lock_thread();
+  for (int kind = 0; kind < KINDS; kind++)
+    for (int i = 0; i < 2; i++)
+      keep_errno_on(kind, i);
+  keep_errno_while_connecting(false);
+  keep_errno_while_connecting(true);
+  CHECK(KEEPS(gort_read(-1, buf, 8)) == -EBADF);
+  CHECK(KEEPS(gort_write(1 << 20, buf, 8)) == -EBADF);
+  CHECK(KEEPS(gort_poll(1 << 20, POLLIN, -1)) == -EBADF);
+  CHECK(KEEPS(gort_accept(1 << 20, NULL, NULL)) == -EBADF);
+  CHECK(KEEPS(gort_connect(1 << 20, NULL, 0)) == -EBADF);
+  CHECK(KEEPS(gort_read(dir, buf, 8)) == -EISDIR);
+  CHECK(KEEPS(gort_write(file, NULL, 8)) == -EFAULT);
+  CHECK(KEEPS(gort_poll(file, POLLIN, -1)) == 0);
+  CHECK(KEEPS(gort_close(file)) == 0);
+  close(dir);
+  gort_unlock_thread();
 }
 
 static void test_errno_stays(void **state) {
   (void)state;
-  in_thread(keep_errno, NULL);
+  everywhere(keep_errno, NULL);
 }
 
 /* --- What comes after a read that got less than it asked for -------------------------------- */
