@@ -32,6 +32,7 @@ static void by_yield(void) { gort_yield(); }
 static void by_try_recv(void) { gort_try_recv(spare, NULL); }
 static void by_counting(void) { (void)gort_num_goroutines(); }
 static void by_len(void) { (void)gort_chan_len(spare); }
+static void by_cap(void) { (void)gort_chan_cap(spare); }
 
 static void by_try_send(void) {
   int64_t n = 1;
@@ -61,6 +62,9 @@ static void by_closing(void) { gort_chan_close(new_numbers(0)); }
 static void by_after(void) { gort_recv(gort_after(0), NULL); }
 static void by_sleeping_for_no_time(void) { gort_sleep(0); }
 static void by_going(void) { gort_go(nothing, NULL); }
+static void by_asking_how_many(void) { gort_max_procs(0); }
+static void by_polling(void) { gort_poll(-1, 0, 0); }
+static void by_reading(void) { gort_read(-1, NULL, 0); }
 
 static void by_timer(void) { gort_timer_stop(gort_timer_start(HOUR, 0, nothing, NULL)); }
 
@@ -76,6 +80,7 @@ static const struct {
     {"gort_yield", by_yield},
     {"gort_try_recv", by_try_recv},
     {"gort_chan_len", by_len},
+    {"gort_chan_cap", by_cap},
     {"gort_num_goroutines", by_counting},
     {"gort_try_send", by_try_send},
     {"gort_send", by_sending_and_receiving},
@@ -87,6 +92,9 @@ static const struct {
     {"gort_after", by_after},
     {"gort_sleep", by_sleeping_for_no_time},
     {"gort_go", by_going},
+    {"gort_max_procs", by_asking_how_many},
+    {"gort_poll", by_polling},
+    {"gort_read", by_reading},
     {"gort_timer_start", by_timer},
     {"gort_block_enter", by_blocking},
 };
@@ -212,10 +220,19 @@ static void hog_by_allocation(void *unused) {
     gort_keep_alive(gort_new(uint64_t));
 }
 
+/* What never has to wait. */
+static void hog_by_writing(void *unused) {
+  (void)unused;
+  int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+  while (!atomic_load(&stop_hogs))
+    CHECK(gort_write(null, ".", 1) == 1);
+  close(null);
+}
+
 static void (*const hogs[][2])(void *) = {
     {hog_ping, hog_pong},         {hog_by_select, hog_by_select},
     {hog_by_yield, hog_by_yield}, {hog_by_succession, hog_by_succession},
-    {hog_by_allocation, nothing},
+    {hog_by_allocation, nothing}, {hog_by_writing, hog_by_writing},
 };
 
 static void start_hogs(size_t kind) {

@@ -434,5 +434,6 @@ size_t gort_chan_len(const gort_chan *c) {
 
 size_t gort_chan_cap(const gort_chan *c) {
   CHECK_ATTACHED("gort_chan_cap");
+  safe_point();
   return c ? c->dataqsiz : 0;
 }

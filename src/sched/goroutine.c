@@ -296,6 +296,7 @@ int gort_num_goroutines(void) {
 
 int gort_max_procs(int n) {
   CHECK_ATTACHED("gort_max_procs");
+  safe_point();
   return set_max_procs(n);
 }
 
