@@ -129,6 +129,10 @@ CASE(overflow_main_of_1_mib) {
   set_stack_limit(1 << 20);
   become_case("overflow_main", "");
 }
+CASE(overflow_main_without_limit) {
+  set_stack_limit(RLIM_INFINITY);
+  become_case("overflow_main", "");
+}
 
 static void sleep_for_good(void *unused) {
   (void)unused;
@@ -182,12 +186,53 @@ static void test_an_overflow_is_named(void **state) {
   (void)state;
   expect_overflow("overflow_goroutine", "1", "262144");
   expect_overflow("overflow_goroutine", "0", "262144");
+  expect_overflow("overflow_goroutine", "2", "16384");
   expect_overflow("overflow_goroutine", "65536", "65536");
   expect_overflow("overflow_goroutine", "1048576", "1048576");
   if (!UNDER_QEMU)
     expect_overflow("overflow_main_of_1_mib", "", "1048576");
   expect_overflow("overflow_among_many", "", "262144");
   expect_overflow("overflow_finalizer", "", "262144");
+}
+
+/* However large the limit. */
+static void test_mains_is_64_mib_at_most(void **state) {
+  (void)state;
+  struct rlimit limit;
+  assert_int_equal(getrlimit(RLIMIT_STACK, &limit), 0);
+  if (limit.rlim_max != RLIM_INFINITY || UNDER_QEMU)
+    skip();
+  expect_overflow("overflow_main_without_limit", "", "67108864");
+}
+
+/* A frame of many kilobytes, of which only the lowest bytes are touched. */
+static void reach_below(void *bytes) {
+  volatile char *frame = __builtin_frame_address(0);
+  dprintf(STDOUT_FILENO, "%llu", (unsigned long long)gort_id());
+  frame[-(65536 + (ptrdiff_t)(uintptr_t)bytes)] = 1;
+}
+CASE(reaching_below) {
+  gort_init();
+  gort_go_stack(reach_below, (void *)(uintptr_t)strtoull(case_arg, NULL, 10), 65536);
+  wait_for_good();
+}
+
+/* The frame begins a little below the upper end of the stack. */
+static void test_the_guard_is_64_kib(void **state) {
+  (void)state;
+  if (UNDER_ASAN)
+    skip(); /* it reports this in its own way */
+  for (int kib = 0; kib < 64; kib += 9) {
+    char arg[16], text[128];
+    snprintf(arg, sizeof arg, "%d", kib << 10);
+    const struct outcome *o = run_case("reaching_below", arg, NO_ENV);
+    snprintf(text, sizeof text,
+             "fatal error: stack overflow: goroutine %.20s exceeded its 65536-byte stack", o->out);
+    if (!aborted(o) || !has_line(o->err, text)) {
+      print_outcome("reaching_below", o);
+      fail_msg("expected SIGABRT and: %s", text);
+    }
+  }
 }
 
 /* --- Guards without the help of the kernel -----------------------------------------------------
@@ -496,6 +541,8 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_gort_go_gives_the_default),
       cmocka_unit_test(test_mains_is_as_large_as_the_limit),
       cmocka_unit_test(test_an_overflow_is_named),
+      cmocka_unit_test(test_mains_is_64_mib_at_most),
+      cmocka_unit_test(test_the_guard_is_64_kib),
       cmocka_unit_test(test_guards_by_mprotect),
       cmocka_unit_test(test_more_stacks_than_guards),
       cmocka_unit_test(test_other_faults_are_no_overflows),
