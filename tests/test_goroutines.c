@@ -138,12 +138,24 @@ static void wait_for_release(void *unused) {
 
 static void nothing(void *p) { (void)p; }
 
-static void count_goroutines(void *unused) {
-  (void)unused;
-  CHECK(gort_num_goroutines() == 1);
+/* Whatever has the runtime do something in the background. */
+static void use_helpers(void) {
+  int fd[2];
+  char c;
   gort_set_finalizer_fn(gort_alloc(40), nothing);
   gort_gc();
   gort_drain(-1);
+  gort_timer_start(INT64_C(3600000000000), 1, nothing, NULL);
+  gort_recv(gort_after(1000), NULL);
+  CHECK(pipe(fd) == 0);
+  CHECK(gort_read_until(fd[0], &c, 1, gort_nanotime() + 1000000) == -ETIMEDOUT);
+  CHECK(gort_close(fd[0]) == 0 && gort_close(fd[1]) == 0);
+}
+
+static void count_goroutines(void *unused) {
+  (void)unused;
+  CHECK(gort_num_goroutines() == 1);
+  use_helpers();
   CHECK(gort_num_goroutines() == 1);
   for (int i = 0; i < 100; i++)
     gort_go(wait_for_release, NULL);
