@@ -563,7 +563,8 @@ static void test_a_sigpipe_of_the_programs_stays(void **state) {
 
 /* --- Deadlines ------------------------------------------------------------------------------ */
 
-static const int64_t terms[] = {1, 1000, 300000, MILLISECOND, 7 * MILLISECOND, 30 * MILLISECOND};
+static const int64_t terms[] = {1,      1000,        20000,           100000,
+                                300000, MILLISECOND, 7 * MILLISECOND, 30 * MILLISECOND};
 
 struct timing {
   int empty, full;
@@ -629,10 +630,28 @@ static void be_late(void *kind) {
   close_pair(fd);
 }
 
+/* After a read that got less than it asked for, of what had been reported. */
+static void be_late_again(void *kind) {
+  int fd[2];
+  char buf[8];
+  make_pair((int)(uintptr_t)kind, false, fd);
+  for (int i = 0; i < 20; i++) {
+    CHECK(gort_read_until(fd[0], buf, 8, from_now(MILLISECOND)) == -ETIMEDOUT);
+    CHECK(write(fd[1], "1234", 4) == 4);
+    gort_sleep(MILLISECOND);
+    CHECK(gort_read_until(fd[0], buf, 8, 0) == 4);
+    CHECK(write(fd[1], "1234", 4) == 4);
+    CHECK(gort_read_until(fd[0], buf, 8, 0) == 4);
+  }
+  close_pair(fd);
+}
+
 static void test_what_is_there_wins_over_a_deadline(void **state) {
   (void)state;
   for (uintptr_t kind = 0; kind < KINDS; kind++)
     everywhere(be_late, (void *)kind);
+  for (uintptr_t kind = 0; kind < KINDS; kind++)
+    everywhere(be_late_again, (void *)kind);
 }
 
 static void wait_for_ever(int64_t deadline, bool thread) {
