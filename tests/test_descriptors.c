@@ -189,6 +189,51 @@ static void test_close_at_any_moment(void **state) {
   in_thread(race_to_close, &finished);
 }
 
+/* Whoever opens something gets the lowest number that is free: this one, as soon as it is closed.
+ */
+struct thief {
+  int null, number;
+  atomic_int begun, stop, done;
+};
+
+static void take_number(void *arg) {
+  struct thief *t = arg;
+  int fd = -1;
+  atomic_store(&t->begun, 1);
+  while (fd != t->number && !atomic_load(&t->stop)) {
+    if (fd >= 0)
+      close(fd);
+    fd = dup(t->null);
+  }
+  close(fd);
+  atomic_store(&t->done, 1);
+}
+
+static void close_beside_a_thief(void *unused) {
+  (void)unused;
+  int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  for (int i = 0; i < 200 / SLOWNESS; i++) {
+    int fd[2];
+    make_pair(i % KINDS, false, fd);
+    struct reader r = {.fd = fd[0]};
+    struct thief t = {.null = null, .number = fd[0]};
+    start_reader(false, &r);
+    start_on(true, take_number, &t);
+    SLEEP_UNTIL(atomic_load(&t.begun));
+    CHECK(gort_close(fd[0]) == 0);
+    await_reader(&r, -ECANCELED);
+    atomic_store(&t.stop, 1);
+    SLEEP_UNTIL(atomic_load(&t.done));
+    close(fd[1]);
+  }
+  close(null);
+}
+
+static void test_close_of_a_number_that_is_taken_at_once(void **state) {
+  (void)state;
+  everywhere(close_beside_a_thief, NULL);
+}
+
 /* --- Numbers that are used anew ------------------------------------------------------------- */
 
 /* close(2) says nothing to the runtime. It was known to the poller, and now it is another one. */
@@ -570,6 +615,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_close_wakes_who_waits),
       cmocka_unit_test(test_close_of_a_duplicate),
       cmocka_unit_test(test_close_at_any_moment),
+      cmocka_unit_test(test_close_of_a_number_that_is_taken_at_once),
       cmocka_unit_test(test_a_number_is_used_anew),
       cmocka_unit_test(test_a_number_is_used_anew_among_work),
       cmocka_unit_test(test_other_uses_of_a_number),
