@@ -3,11 +3,13 @@
 
 #include <limits.h>
 #include <linux/filter.h>
+#include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 
 #ifndef SYS_epoll_pwait2
 #define SYS_epoll_pwait2 441
@@ -898,10 +900,33 @@ static void read_terminal(void *unused) {
 }
 CASE(reading_a_terminal) { gort_main(read_terminal, NULL); }
 
+/* A file on a disk takes its time. One in memory never blocks a thread. */
+static bool is_on_disk(int fd) {
+  struct statfs s;
+  return fstatfs(fd, &s) == 0 && s.f_type != TMPFS_MAGIC && s.f_type != RAMFS_MAGIC;
+}
+
+static void write_slowly(void *unused) {
+  (void)unused;
+  enum { SIZE = 64 << 20 };
+  int fd = temporary_file();
+  if (!is_on_disk(fd))
+    return;
+  char *data = gort_alloc_noscan(SIZE);
+  gort_go(take_turns, NULL);
+  await_turns();
+  int before = atomic_load(&turns);
+  CHECK(gort_write(fd, data, SIZE) == SIZE);
+  CHECK(atomic_load(&turns) > before + 1000);
+  close(fd);
+}
+CASE(writing_on_one) { gort_main(write_slowly, NULL); }
+
 static void test_others_go_on(void **state) {
   (void)state;
   expect_quiet_in(reading_on_one, ENV("GORTMAXPROCS=1"));
   expect_quiet_in(reading_a_terminal, ENV("GORTMAXPROCS=1"));
+  expect_quiet_in(writing_on_one, ENV("GORTMAXPROCS=1"));
 }
 
 /* --- Older kernels -------------------------------------------------------------------------- */
