@@ -168,6 +168,13 @@ SHARED_HELPER void offer(void *page) {
   }
 }
 
+/* For a taker: to come at the very moment that the lock is given back, now and then, so that it has
+ * not been waited for. */
+SHARED_HELPER void come_late(void) {
+  static struct rng r;
+  work_ns((int64_t)rng_below(&r, 3000));
+}
+
 /* In haste, but not for long. */
 #define SOON(cond)                                                                                 \
   do {                                                                                             \

@@ -191,11 +191,16 @@ static void test_waiting_for_ever_is_a_deadlock(void **state) {
 
 static void give_once(void *page) { gort_once_do(page, offer, page); }
 static void take_once(void *page) { gort_once_do(page, do_quickly, NULL); }
+static void take_late(void *page) {
+  come_late();
+  take_once(page);
+}
 
 static void test_its_memory_may_go(void **state) {
   (void)state;
   atomic_store(&quick_runs, 0);
   run_relays(give_once, take_once);
+  run_relays(give_once, take_late);
   assert_int_equal(atomic_load(&quick_runs), 0);
 }
 

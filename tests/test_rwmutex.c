@@ -438,11 +438,20 @@ static void take_reading(void *page) {
   gort_rwmutex_runlock(page);
 }
 
+/* The very moment that it is free. */
+static void take_by_trying(void *page) {
+  while (!gort_rwmutex_try_lock(page))
+    gort_yield();
+  gort_rwmutex_unlock(page);
+}
+
 static void test_its_memory_may_go(void **state) {
   (void)state;
   run_relays(give_writing, take_writing);
   run_relays(give_writing, take_reading);
   run_relays(give_reading, take_writing);
+  run_relays(give_writing, take_by_trying);
+  run_relays(give_reading, take_by_trying);
 }
 
 /* --- What is refused ------------------------------------------------------------------------ */

@@ -1027,6 +1027,30 @@ static void do_what_throws(void (*fn)(void *)) {
   else
     in_goroutine(fn, form);
 }
+
+/* The argument: the form. */
+static gort_case nonsense = {.dir = (gort_dir)7};
+
+CASE(selecting_fewer_than_none) {
+  gort_init();
+  select_as((enum form)(case_arg[0] - '0'), NULL, -1);
+}
+CASE(selecting_a_bad_direction) {
+  gort_init();
+  select_as((enum form)(case_arg[0] - '0'), &nonsense, 1);
+}
+
+static void test_nonsense_throws(void **state) {
+  (void)state;
+  static const char *const names[] = {"gort_select: ", "gort_select_until: ", "gort_select_until: ",
+                                      "gort_select_until: ", "gort_try_select: "};
+  for (int form = 0; form < FORMS; form++) {
+    char arg[] = {(char)('0' + form), 0};
+    expect_throw_of(names[form], CASE_NAME(selecting_fewer_than_none), arg);
+    expect_throw_of(names[form], CASE_NAME(selecting_a_bad_direction), arg);
+  }
+}
+
 CASE(selecting_what_is_closed) { do_what_throws(select_closed); }
 CASE(being_closed_in_select) { do_what_throws(select_and_be_closed); }
 
@@ -1112,6 +1136,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_the_order_of_cases_does_not_matter),
       cmocka_unit_test(test_selects_leave_no_memory_behind),
       cmocka_unit_test(test_waiting_selects_keep_their_elements),
+      cmocka_unit_test(test_nonsense_throws),
       cmocka_unit_test(test_sending_on_a_closed_channel_throws),
       cmocka_unit_test(test_discarding_receivers_meet_all_senders),
   };

@@ -553,6 +553,26 @@ static void test_missed_runs_are_left_out(void **state) {
   assert_true(gort_timer_stop(t));
 }
 
+/* One run that lasts long, and short ones after it: they do not come all at once. */
+static void be_long_once(void *arg) {
+  struct alarm *a = arg;
+  if (atomic_load(&a->runs) == 0) {
+    gort_sleep(50 * a->period);
+    a->due = gort_nanotime();
+  }
+  atomic_fetch_add(&a->runs, 1);
+}
+
+static void test_missed_runs_do_not_come_later(void **state) {
+  (void)state;
+  struct alarm *a = new_alarm(0, MILLISECOND);
+  gort_timer *t = gort_timer_start(0, MILLISECOND, be_long_once, a);
+  UNTIL(atomic_load(&a->runs) >= 6);
+  int64_t runs = atomic_load(&a->runs) - 1;
+  assert_true(runs <= (gort_nanotime() - a->due) / MILLISECOND + 1);
+  assert_true(gort_timer_stop(t));
+}
+
 /* --- Stopping ------------------------------------------------------------------------------- */
 
 static void stop_in_time(void *unused) {
@@ -937,6 +957,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_a_periodic_timer_goes_off_until_it_is_stopped),
       cmocka_unit_test(test_the_longest_period),
       cmocka_unit_test(test_missed_runs_are_left_out),
+      cmocka_unit_test(test_missed_runs_do_not_come_later),
       cmocka_unit_test(test_a_stopped_timer_does_not_go_off),
       cmocka_unit_test(test_stopping_a_timer_that_has_gone_off),
       cmocka_unit_test(test_a_timer_either_goes_off_or_is_stopped),

@@ -299,6 +299,10 @@ static void give_group(void *page) {
   gort_wait_group_done(page);
 }
 static void take_group(void *page) { gort_wait_group_wait(page); }
+static void take_late(void *page) {
+  come_late();
+  gort_wait_group_wait(page);
+}
 
 /* The end of a member is the last use. */
 static void end_at_once(void *page) { offer(page); }
@@ -308,6 +312,7 @@ static void test_its_memory_may_go(void **state) {
   (void)state;
   run_relays(give_group, take_group);
   run_relays(give_by_a_member, take_group);
+  run_relays(give_group, take_late);
 }
 
 /* --- What is refused ------------------------------------------------------------------------ */
