@@ -26,10 +26,25 @@ GORT_TYPE_NOSCAN(long_type, long);
 GORT_TYPE(unused_type, struct pair, left);
 GORT_TYPE_NOSCAN(unused_noscan_type, int);
 
+static gort_mutex mutex = GORT_MUTEX_INIT;
+static gort_rwmutex rwmutex = GORT_RWMUTEX_INIT;
+static gort_cond cond = GORT_COND_INIT;
+static gort_wait_group wait_group = GORT_WAIT_GROUP_INIT;
+static gort_once once = GORT_ONCE_INIT;
+
+static void use_locks(void) {
+  gort_mutex_lock(&mutex);
+  gort_rwmutex_lock(&rwmutex);
+  gort_cond_signal(&cond);
+  gort_wait_group_wait(&wait_group);
+  gort_once_do(&once, NULL, NULL);
+}
+
 static void fell(struct tree *t) { t->value = 0; }
 static void forget(void *p) { (void)p; }
 
 int main(void) {
+  use_locks();
   struct tree *t = gort_new(struct tree);
   struct tree *typed = gort_new_of(struct tree, tree_type);
   struct tree *edged = gort_new_of(struct tree, edge_type);
