@@ -426,10 +426,18 @@ static void meet(int moment) {
     sched_yield();
 }
 
+/* One comes a little before the other. */
+static void hesitate(struct rng *r) {
+  for (volatile size_t spins = rng_below(r, 300); spins > 0;)
+    spins--;
+}
+
 static void try_at_each_moment(void *unused) {
   (void)unused;
+  struct rng r = seeded_rng(1);
   for (int i = 0; i < MOMENTS; i++) {
     meet(i);
+    hesitate(&r);
     CHECK(gort_try_recv(at_moment[i], NULL) != 0);
   }
 }
@@ -437,6 +445,7 @@ static void try_at_each_moment(void *unused) {
 /* It holds a value, then it is closed, then it is empty: never is it open and empty. */
 static void test_trying_beside_closing_finds_the_value_or_the_end(void **state) {
   (void)state;
+  struct rng r = seeded_rng(2);
   atomic_store(&arrived, 0);
   for (int i = 0; i < MOMENTS; i++) {
     at_moment[i] = new_numbers(1);
@@ -445,6 +454,7 @@ static void test_trying_beside_closing_finds_the_value_or_the_end(void **state) 
   start_job(THREAD, try_at_each_moment, NULL);
   for (int i = 0; i < MOMENTS; i++) {
     meet(i);
+    hesitate(&r);
     gort_chan_close(at_moment[i]);
     gort_recv(at_moment[i], NULL);
   }

@@ -190,9 +190,9 @@ static void test_close_at_any_moment(void **state) {
 }
 
 /* Whoever opens something gets the lowest number that is free: this one, as soon as it is closed.
- */
+ * Then it can be waited for, and nothing happens to it. */
 struct thief {
-  int null, number;
+  int silent, number;
   atomic_int begun, stop, done;
 };
 
@@ -203,20 +203,22 @@ static void take_number(void *arg) {
   while (fd != t->number && !atomic_load(&t->stop)) {
     if (fd >= 0)
       close(fd);
-    fd = dup(t->null);
+    fd = dup(t->silent);
   }
+  SLEEP_UNTIL(atomic_load(&t->stop));
   close(fd);
   atomic_store(&t->done, 1);
 }
 
 static void close_beside_a_thief(void *unused) {
   (void)unused;
-  int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  int silent[2];
+  pipe_pair(silent);
   for (int i = 0; i < 200 / SLOWNESS; i++) {
     int fd[2];
-    make_pair(i % KINDS, false, fd);
+    make_pair(i % 2 ? UNIX : PIPE, false, fd);
     struct reader r = {.fd = fd[0]};
-    struct thief t = {.null = null, .number = fd[0]};
+    struct thief t = {.silent = silent[0], .number = fd[0]};
     start_reader(false, &r);
     start_on(true, take_number, &t);
     SLEEP_UNTIL(atomic_load(&t.begun));
@@ -226,7 +228,7 @@ static void close_beside_a_thief(void *unused) {
     SLEEP_UNTIL(atomic_load(&t.done));
     close(fd[1]);
   }
-  close(null);
+  close_pair(silent);
 }
 
 static void test_close_of_a_number_that_is_taken_at_once(void **state) {

@@ -272,10 +272,23 @@ CASE(sleeping_thread) {
   sleep_a_while(NULL);
 }
 
+/* The numbers in the brackets are the lengths of the processors' queues. */
+static void assert_schedtrace_line(const char *line) {
+  int n = 0, procs = 0;
+  sscanf(line,
+         "SCHED %*dms: gomaxprocs=%d idleprocs=%*u threads=%*d spinningthreads=%*u idlethreads=%*d "
+         "runqueue=%*u [%*u %*u %*u]%n",
+         &procs, &n);
+  if (procs != 3 || n == 0 || line[n] != '\n')
+    fail_msg("not a line of schedtrace: %.200s", line);
+}
+
 static void assert_schedtrace(const char *name) {
-  const struct outcome *o = run_case(name, "", ENV("GORTDEBUG=schedtrace=20"));
+  const struct outcome *o = run_case(name, "", ENV("GORTDEBUG=schedtrace=20", "GORTMAXPROCS=3"));
   assert_int_equal(o->status, 0);
   assert_true(count_lines(o->err) >= 2);
+  for (const char *line = o->err; *line; line = strchr(line, '\n') + 1)
+    assert_schedtrace_line(line);
 }
 
 /* In a program without goroutines too. */

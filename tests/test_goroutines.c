@@ -71,17 +71,24 @@ static void note_id(void *unused) {
   atomic_fetch_add(&finished, 1);
 }
 
+static void start_noting(void *n) {
+  for (uintptr_t i = 0; i < (uintptr_t)n; i++)
+    gort_go(note_id, NULL);
+}
+
 static int by_id(const void *a, const void *b) {
   unsigned long long x = atomic_load((const atomic_ullong *)a),
                      y = atomic_load((const atomic_ullong *)b);
   return (x > y) - (x < y);
 }
 
+/* Whoever starts them: a thread, or goroutines on several processors. */
 static void test_ids_are_unique_and_not_0(void **state) {
   (void)state;
   start_count();
-  for (int i = 0; i < IDS; i++)
-    gort_go(note_id, NULL);
+  start_noting((void *)(uintptr_t)(IDS / 2));
+  for (int i = 0; i < 5; i++)
+    gort_go(start_noting, (void *)(uintptr_t)(IDS / 10));
   WAIT_UNTIL(atomic_load(&finished) == IDS);
   qsort(ids, IDS, sizeof ids[0], by_id);
   assert_int_not_equal(atomic_load(&ids[0]), 0);
