@@ -201,41 +201,43 @@ static void test_deep_stacks(void **state) {
 
 /* --- What is on its way --------------------------------------------------------------------- */
 
-static atomic_int arrived, damaged;
+enum { BY_GOROUTINES = 20000 / SLOWNESS, BY_THREADS = 200 / SLOWNESS };
+static atomic_int arrived[BY_GOROUTINES + BY_THREADS], all_arrived, damaged;
 
+/* A number that no other has: the memory of one that was freed is soon another's. */
 struct parcel {
-  uint64_t magic;
+  uint64_t number;
   uint64_t *inside;
 };
 
-static struct parcel *new_parcel(void) {
+static struct parcel *new_parcel(uint64_t number) {
   struct parcel *p = gort_new(struct parcel);
   p->inside = gort_new_noscan(uint64_t);
-  *p->inside = p->magic = 4711;
+  *p->inside = p->number = number;
   return p;
 }
 
 static void receive(void *arg) {
   struct parcel *p = arg;
-  if (p->magic != 4711 || *p->inside != 4711)
+  if (p->number >= COUNT_OF(arrived) || *p->inside != p->number ||
+      atomic_fetch_add(&arrived[p->number], 1) != 0)
     atomic_fetch_add(&damaged, 1);
-  atomic_fetch_add(&arrived, 1);
+  atomic_fetch_add(&all_arrived, 1);
 }
 
-static NOINLINE void send_parcels(size_t n, void (*start)(void (*)(void *), void *)) {
-  for (size_t i = 0; i < n; i++)
-    start(receive, new_parcel());
+static NOINLINE void send_parcels(uint64_t from, uint64_t to,
+                                  void (*start)(void (*)(void *), void *)) {
+  for (uint64_t i = from; i < to; i++)
+    start(receive, new_parcel(i));
 }
 
 /* Nothing else points to the argument of a goroutine that has not begun, or of a new thread. */
 static void test_arguments_are_traced(void **state) {
   (void)state;
-  enum { GOROUTINES = 20000 / SLOWNESS, THREADS = 200 / SLOWNESS };
-  atomic_store(&arrived, 0);
   start_collecting();
-  send_parcels(GOROUTINES, gort_go);
-  send_parcels(THREADS, start_on_thread);
-  WAIT_UNTIL(atomic_load(&arrived) == GOROUTINES + THREADS);
+  send_parcels(0, BY_GOROUTINES, gort_go);
+  send_parcels(BY_GOROUTINES, COUNT_OF(arrived), start_on_thread);
+  WAIT_UNTIL(atomic_load(&all_arrived) == COUNT_OF(arrived));
   stop_collecting();
   assert_int_equal(atomic_load(&damaged), 0);
 }
