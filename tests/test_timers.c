@@ -390,7 +390,12 @@ static void test_time_comes_beside_chatter(void **state) {
 
 static void ignore(int sig) { (void)sig; }
 
-/* Signals of the program do not wake anybody early. */
+static void send_later(void *c) {
+  gort_sleep(10 * MILLISECOND);
+  send_number(c, 5);
+}
+
+/* Signals of the program do not wake anybody early, nor who waits without a deadline. */
 CASE(sleeping_under_signals) {
   struct sigaction a = {.sa_handler = ignore}; /* without SA_RESTART */
   struct itimerval t = {{0, 300}, {0, 300}};
@@ -400,6 +405,9 @@ CASE(sleeping_under_signals) {
     start_job(i % 2 ? THREAD : GOROUTINE, i % 4 < 2 ? sleep_beside : await_spans, (void *)i);
   sleep_beside(NULL);
   await_spans(NULL);
+  gort_chan *c = new_numbers(0);
+  start_job(GOROUTINE, send_later, c);
+  CHECK(recv_number(c) == 5);
   await_jobs();
 }
 
