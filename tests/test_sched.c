@@ -610,6 +610,46 @@ static void test_a_locked_main_stays_on_the_main_thread(void **state) {
   expect_quiet_in(working_on_the_main_thread, ENV("GORTMAXPROCS=4"));
 }
 
+/* It may end so, before it has parked or after: its thread is the program's, which goes on. */
+static void end_main_locked(void *parks) {
+  gort_lock_thread();
+  if (parks)
+    gort_sleep(1000);
+}
+CASE(main_ends_locked) {
+  gort_main(end_main_locked, NULL);
+  CHECK(gort_drain(-1));
+}
+CASE(main_ends_locked_later) {
+  gort_main(end_main_locked, &flag);
+  CHECK(gort_drain(-1));
+}
+
+static void exit_later(void *unused) {
+  (void)unused;
+  gort_sleep(MILLISECOND);
+  exit(0);
+}
+
+static void goexit_main_locked(void *other) {
+  gort_lock_thread();
+  if (other)
+    gort_go(exit_later, NULL);
+  gort_goexit();
+}
+CASE(main_goes_locked) { gort_main(goexit_main_locked, &flag); }
+CASE(main_goes_locked_alone) { gort_main(goexit_main_locked, NULL); }
+
+static void test_main_may_end_locked(void **state) {
+  (void)state;
+  expect_quiet(main_ends_locked);
+  expect_quiet(main_ends_locked_later);
+  expect_quiet(main_goes_locked);
+  if (!UNDER_QEMU)
+    expect_death("fatal error: no goroutines (main called gort_goexit) - deadlock!",
+                 main_goes_locked_alone);
+}
+
 /* What a goroutine has done to its thread ends with both, if it was locked. */
 static void taint_thread(void *unused) {
   (void)unused;
@@ -870,6 +910,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_stops_from_several_sides),
       cmocka_unit_test(test_who_allocates_shares_the_processor),
       cmocka_unit_test(test_a_locked_main_stays_on_the_main_thread),
+      cmocka_unit_test(test_main_may_end_locked),
       cmocka_unit_test(test_a_thread_dies_with_its_locked_goroutine),
       cmocka_unit_test(test_locking_nests),
       cmocka_unit_test(test_locking_beside_stops),
