@@ -478,9 +478,28 @@ static void run_at_once(void *unused) {
 }
 CASE(running_at_once) { gort_main(run_at_once, NULL); }
 
+/* One thread may have to watch descriptors and deadlines meanwhile. */
+static void read_in_vain(void *unused) {
+  (void)unused;
+  int fd[2];
+  char c;
+  CHECK(pipe(fd) == 0);
+  gort_read(fd[0], &c, 1);
+}
+
+static void run_at_once_beside_a_reader(void *unused) {
+  gort_go(read_in_vain, unused);
+  gort_go(read_in_vain, unused);
+  gort_timer_start(0, MILLISECOND, nothing, NULL);
+  gort_sleep(2 * MILLISECOND);
+  run_at_once(NULL);
+}
+CASE(running_at_once_beside_a_reader) { gort_main(run_at_once_beside_a_reader, NULL); }
+
 static void test_all_processors_are_used(void **state) {
   (void)state;
   expect_quiet_in(running_at_once, ENV("GORTMAXPROCS=4"));
+  expect_quiet_in(running_at_once_beside_a_reader, ENV("GORTMAXPROCS=4"));
 }
 
 /* --- The world's stop ----------------------------------------------------------------------- */
