@@ -115,6 +115,18 @@ static void hold_in_frame(void *way) {
     CHECK(frame[i] != NULL);
 }
 
+/* Where compilers like to have them: the last few in registers that calls preserve. */
+static NOINLINE void hold_at_depth(void *way, int depth) {
+  void *a = new_watched(), *b = new_watched(), *c = new_watched(), *d = new_watched();
+  if (depth == 0)
+    (*(void (**)(void))way)();
+  else
+    hold_at_depth(way, depth - 1);
+  gort_keep_alive(a), gort_keep_alive(b), gort_keep_alive(c), gort_keep_alive(d);
+}
+
+static void hold_in_registers(void *way) { hold_at_depth(way, IN_FRAME / 4 - 1); }
+
 static void hold_in_thread_locals(void *way) {
   for (size_t i = 0; i < IN_FRAME; i++)
     thread_slots[i] = new_watched();
@@ -160,6 +172,7 @@ static void test_stacks_of_threads(void **state) {
   (void)state;
   assert_held_elsewhere(start_on_thread, (struct job){hold_in_frame, hold_until_told});
   assert_held_elsewhere(start_on_thread, (struct job){hold_in_frame, hold_until_told_blocked});
+  assert_held_elsewhere(start_on_thread, (struct job){hold_in_registers, hold_until_told_blocked});
   assert_held_elsewhere(start_on_thread, (struct job){hold_in_frame, hold_until_told_spinning});
   assert_held_elsewhere(start_on_thread, (struct job){hold_in_frame, hold_until_told_asleep});
   assert_held_elsewhere(start_on_thread, (struct job){hold_in_frame, hold_until_told_allocating});
@@ -177,6 +190,8 @@ static void test_stacks_of_goroutines(void **state) {
   assert_held_elsewhere(gort_go, (struct job){hold_in_frame, hold_until_told_asleep});
   assert_held_elsewhere(gort_go, (struct job){hold_in_frame, hold_until_told_yielding});
   assert_held_elsewhere(gort_go, (struct job){hold_in_frame, hold_until_told_blocked});
+  assert_held_elsewhere(gort_go, (struct job){hold_in_registers, hold_until_told_blocked});
+  assert_held_elsewhere(gort_go, (struct job){hold_in_registers, hold_until_told_asleep});
   assert_held_elsewhere(gort_go, (struct job){hold_in_frame, hold_until_told_allocating});
 }
 
@@ -240,6 +255,44 @@ static void test_arguments_are_traced(void **state) {
   WAIT_UNTIL(atomic_load(&all_arrived) == COUNT_OF(arrived));
   stop_collecting();
   assert_int_equal(atomic_load(&damaged), 0);
+}
+
+static atomic_int keeps_processor;
+
+static void keep_processor(void *unused) {
+  (void)unused;
+  atomic_store(&keeps_processor, 1);
+  while (atomic_load(&keeps_processor))
+    continue;
+}
+
+static void hold_argument(void *p) {
+  hold_until_told_asleep();
+  gort_keep_alive(p);
+}
+
+static NOINLINE void start_holders(void) {
+  for (size_t i = 0; i < MANY; i++)
+    gort_go(hold_argument, new_watched());
+}
+
+/* They cannot begin, for there is no processor for them. */
+static void test_arguments_of_those_that_cannot_begin(void **state) {
+  (void)state;
+  int before = gort_max_procs(1);
+  begin_holding();
+  gort_go(keep_processor, NULL);
+  WAIT_UNTIL(atomic_load(&keeps_processor));
+  start_holders();
+  scrub_stack();
+  gort_gc();
+  gort_gc();
+  assert_int_equal(atomic_load(&holding), 0);
+  atomic_store(&keeps_processor, 0);
+  WAIT_UNTIL(atomic_load(&holding) == MANY);
+  assert_none_dead();
+  atomic_store(&let_go, 1);
+  gort_max_procs(before);
 }
 
 /* --- What is no root ------------------------------------------------------------------------ */
@@ -383,6 +436,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_stacks_of_goroutines),
       cmocka_unit_test(test_deep_stacks),
       cmocka_unit_test(test_arguments_are_traced),
+      cmocka_unit_test(test_arguments_of_those_that_cannot_begin),
       cmocka_unit_test(test_malloc_is_no_root),
       cmocka_unit_test(test_mmap_is_no_root),
       cmocka_unit_test(test_added_roots),
