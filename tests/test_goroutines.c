@@ -55,6 +55,21 @@ static void test_the_argument_arrives(void **state) {
   WAIT_UNTIL(atomic_load(&counter) == 3);
 }
 
+CASE(go_nothing) {
+  gort_init();
+  gort_go(NULL, NULL);
+}
+CASE(go_nothing_on_a_stack) {
+  gort_init();
+  gort_go_stack(NULL, NULL, 0);
+}
+
+static void test_a_goroutine_needs_a_function(void **state) {
+  (void)state;
+  expect_death("fatal error: gort_go: fn is nil", go_nothing);
+  expect_death("fatal error: gort_go_stack: fn is nil", go_nothing_on_a_stack);
+}
+
 /* --- Ids ------------------------------------------------------------------------------------ */
 
 enum { IDS = 2000 };
@@ -490,6 +505,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_all_run_once),
       cmocka_unit_test(test_a_tree_of_goroutines),
       cmocka_unit_test(test_the_argument_arrives),
+      cmocka_unit_test(test_a_goroutine_needs_a_function),
       cmocka_unit_test(test_ids_are_unique_and_not_0),
       cmocka_unit_test(test_a_thread_has_id_0),
       cmocka_unit_test(test_mains_id_is_1),

@@ -884,9 +884,20 @@ CASE(negative_period) {
   gort_timer_start(1, -1, nothing, NULL);
 }
 
-static void test_a_negative_period_throws(void **state) {
+CASE(no_function) {
+  gort_init();
+  gort_timer_start(1, 0, NULL, NULL);
+}
+CASE(no_timer) {
+  gort_init();
+  gort_timer_stop(NULL);
+}
+
+static void test_nonsense_throws(void **state) {
   (void)state;
   expect_throw_of("gort_timer_start: ", CASE_NAME(negative_period), "");
+  expect_throw_of("gort_timer_start: ", CASE_NAME(no_function), "");
+  expect_throw_of("gort_timer_stop: ", CASE_NAME(no_timer), "");
 }
 
 static atomic_int in_child;
@@ -978,7 +989,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_the_argument_is_not_kept_after_the_last_run),
       cmocka_unit_test(test_timers_that_are_over_are_collected),
       cmocka_unit_test(test_starting_and_stopping_while_collections_run),
-      cmocka_unit_test(test_a_negative_period_throws),
+      cmocka_unit_test(test_nonsense_throws),
       cmocka_unit_test(test_a_child_of_fork_has_no_timers),
       cmocka_unit_test(test_timers_keep_no_program_from_ending),
   };
