@@ -157,13 +157,16 @@ static void test_a_thread_ends_with_its_goroutine(void **state) {
 
 static int pipe_ends[2];
 
-static void read_blocking(void *unused) {
-  (void)unused;
+/* It is blocked until the outermost exit, whether it has been blocked further meanwhile or not. */
+static void read_blocking(void *nested) {
   char c;
   gort_block_enter();
   gort_block_enter();
+  if (!nested)
+    gort_block_exit();
   ssize_t got = read(pipe_ends[0], &c, 1);
-  gort_block_exit();
+  if (nested)
+    gort_block_exit();
   gort_block_exit();
   CHECK(got == 1);
   atomic_fetch_add(&finished, 1);
@@ -174,7 +177,7 @@ static void block_on_one(void *unused) {
   (void)unused;
   CHECK(pipe(pipe_ends) == 0);
   for (int i = 0; i < 10; i++)
-    gort_go(read_blocking, NULL);
+    gort_go(read_blocking, i % 2 ? &finished : NULL);
   for (int i = 0; i < 20; i++)
     gort_yield();
   gort_gc();
@@ -190,6 +193,18 @@ static void test_a_blocking_call_holds_up_nobody(void **state) {
   expect_quiet_in(blocking_on_one, ENV("GORTMAXPROCS=1"));
 }
 
+CASE(leaving_without_entering) {
+  gort_init();
+  gort_block_enter();
+  gort_block_exit();
+  gort_block_exit();
+}
+
+static void test_leaving_without_entering_throws(void **state) {
+  (void)state;
+  expect_throw_of("gort_block_exit: ", CASE_NAME(leaving_without_entering), "");
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_default_max_procs),
@@ -199,6 +214,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_lock_thread),
       cmocka_unit_test(test_a_thread_ends_with_its_goroutine),
       cmocka_unit_test(test_a_blocking_call_holds_up_nobody),
+      cmocka_unit_test(test_leaving_without_entering_throws),
   };
   CHECK_MAIN(argc, argv, tests, gort_init());
 }
