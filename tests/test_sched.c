@@ -1,6 +1,7 @@
 /* The scheduler: everybody who can run runs in the end, whatever others do. */
 #include "channels.h"
 
+#include <dirent.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -734,6 +735,38 @@ static void test_locking_nests(void **state) {
   in_goroutine(lock_nested, NULL);
 }
 
+/* Who has unlocked waits without a thread. */
+static void lock_shortly_and_wait(void *c) {
+  gort_lock_thread();
+  gort_unlock_thread();
+  gort_recv(c, NULL);
+}
+
+static int threads_of_process(void) {
+  int n = 0;
+  DIR *dir = opendir("/proc/self/task");
+  CHECK(dir != NULL);
+  for (struct dirent *e; (e = readdir(dir)) != NULL;)
+    n += e->d_name[0] != '.';
+  closedir(dir);
+  return n;
+}
+
+static void wait_unlocked(void *unused) {
+  (void)unused;
+  gort_chan *c = new_signals(0);
+  for (int i = 0; i < 200; i++)
+    gort_go(lock_shortly_and_wait, c);
+  await_goroutines_in("chan receive", 200);
+  CHECK(threads_of_process() < 50);
+}
+CASE(waiting_unlocked) { gort_main(wait_unlocked, NULL); }
+
+static void test_who_has_unlocked_needs_no_thread(void **state) {
+  (void)state;
+  expect_quiet_in(waiting_unlocked, ENV("GORTMAXPROCS=4"));
+}
+
 /* Locking while the world is being stopped, and while others are started. */
 static void read_stats_all_the_time(void *unused) {
   (void)unused;
@@ -932,6 +965,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_main_may_end_locked),
       cmocka_unit_test(test_a_thread_dies_with_its_locked_goroutine),
       cmocka_unit_test(test_locking_nests),
+      cmocka_unit_test(test_who_has_unlocked_needs_no_thread),
       cmocka_unit_test(test_locking_beside_stops),
       cmocka_unit_test(test_many_who_block_for_a_short_time),
       cmocka_unit_test(test_who_is_counted_is_traced),
