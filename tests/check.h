@@ -66,7 +66,7 @@
  * order to run it. What does not work then: CMakeLists.txt. */
 #define UNDER_QEMU (getenv("GORT_TEST_EMULATOR") != NULL)
 
-/* Of so many goroutines, those that have room for their stacks at the same time. */
+/* Of so many goroutines at a time, or rounds that start threads, those for which there is room. */
 #define ROOM_FOR(n) (UNDER_QEMU ? (n) / 10 : (n))
 
 #define SHARED_HELPER static __attribute__((unused))

@@ -183,7 +183,7 @@ static void take_step(size_t i) {
 }
 
 static void step_together(enum who who) {
-  for (int i = 0; i < 50 / SLOWNESS; i++) {
+  for (int i = 0; i < ROOM_FOR(50 / SLOWNESS); i++) {
     step = 0;
     run_team(who, 3, take_step);
     assert_int_equal(step, 3);
@@ -219,7 +219,7 @@ static void call_broadcast(void *unused) {
 
 /* One who begins to wait at the same time does not take away what was for another. */
 static void steal(enum who who) {
-  for (int i = 0; i < 100 / SLOWNESS; i++) {
+  for (int i = 0; i < ROOM_FOR(100 / SLOWNESS); i++) {
     awake = 0;
     let_second_go = false;
     atomic_store(&first_is_back, 0);
@@ -312,20 +312,21 @@ static void wait_in_crowd(void *c) {
   gort_mutex_unlock(&mutex);
 }
 
-static void wake_crowd(size_t conds) {
+static void wake_crowd(size_t n, size_t conds) {
   atomic_store(&crowd_awake, 0);
-  for (size_t i = 0; i < CROWD; i++)
+  for (size_t i = 0; i < n; i++)
     gort_go(wait_in_crowd, &crowd[i % conds]);
-  await_parked("cond wait", CROWD);
+  await_parked("cond wait", n);
   for (size_t i = 0; i < conds; i++)
     gort_cond_broadcast(&crowd[i]);
-  AWAIT(atomic_load(&crowd_awake) == CROWD);
+  AWAIT(atomic_load(&crowd_awake) == (long)n);
 }
 
 static void test_many_wait(void **state) {
   (void)state;
-  wake_crowd(1);
-  wake_crowd(CROWD);
+  size_t n = ROOM_FOR(CROWD);
+  wake_crowd(n, 1);
+  wake_crowd(n, n);
 }
 
 static void wait_in_vain(void *unused) {

@@ -62,7 +62,7 @@ static void make_mark(void *mark) {
 }
 
 static void mark_and_wait(enum who who) {
-  for (long round = 1; round <= 100 / SLOWNESS; round++) {
+  for (long round = 1; round <= ROOM_FOR(100 / SLOWNESS); round++) {
     for (size_t i = 0; i < TEAM; i++) {
       gort_wait_group_add(&wg, 1);
       start(who, i, make_mark, &marks[i]);
@@ -117,13 +117,14 @@ enum { CROWD = UNDER_TSAN ? 500 : UNDER_ASAN ? 2000 : 20000 };
 
 static void test_many_wait(void **state) {
   (void)state;
+  int n = ROOM_FOR(CROWD);
   atomic_store(&woken, 0);
   gort_wait_group_add(&wg, 1);
-  for (int i = 0; i < CROWD; i++)
+  for (int i = 0; i < n; i++)
     gort_go(wait_and_count, NULL);
-  await_parked("wait group wait", CROWD);
+  await_parked("wait group wait", (size_t)n);
   gort_wait_group_done(&wg);
-  AWAIT(atomic_load(&woken) == CROWD);
+  AWAIT(atomic_load(&woken) == n);
 }
 
 /* A group inside something larger lies as its type says. */
