@@ -1,4 +1,4 @@
-/* The environment: GORTGC, GORTMEMLIMIT, GORTMAXPROCS and GORTDEBUG. */
+/* The environment: GORTGC, GORTMEMLIMIT, GORTMAXPROCS, GORTDEBUG and GORTTORTURE. */
 #include "check.h"
 
 #define MAGIC UINT64_C(0x1122334455667788)
@@ -323,6 +323,53 @@ static void test_other_words(void **state) {
   expect_quiet_in(all_is_well, ENV("GORTDEBUG=checkfinalizers=0"));
 }
 
+/* --- Torture -------------------------------------------------------------------------------- */
+
+/* Two who could each go on to its end. */
+enum { TURNS = 500 };
+static char turns[2 * TURNS];
+static size_t nturns;
+
+static void take_turns(void *letter) {
+  for (int i = 0; i < TURNS; i++) {
+    turns[nturns++] = *(char *)letter;
+    gort_num_goroutines();
+  }
+}
+
+static void write_turns(void *unused) {
+  (void)unused;
+  static char letters[] = "ab";
+  gort_wait_group wg = GORT_WAIT_GROUP_INIT;
+  for (int i = 0; i < 2; i++)
+    gort_wait_group_go(&wg, take_turns, &letters[i]);
+  gort_wait_group_wait(&wg);
+  CHECK(write(STDOUT_FILENO, turns, sizeof turns) == (ssize_t)sizeof turns);
+}
+CASE(taking_turns) { gort_main(write_turns, NULL); }
+
+static const char *turns_from(const char *seed) {
+  const char *const *env = ENV("GORTMAXPROCS=1", seed);
+  const struct outcome *o = expect_quiet_in(taking_turns, env);
+  assert_int_equal(strlen(o->out), sizeof turns);
+  assert_non_null(strstr(o->torture, seed));
+  return o->out;
+}
+
+/* Which is printed. How long things take may still make a difference, so there are some tries. */
+static void test_a_seed_says_when_goroutines_give_way(void **state) {
+  (void)state;
+  char first[sizeof turns + 1];
+  bool again = false;
+  if (!UNDER_TORTURE)
+    return;
+  strcpy(first, turns_from("GORTTORTURE=2"));
+  for (int i = 0; i < 10 && !again; i++)
+    again = strcmp(turns_from("GORTTORTURE=2"), first) == 0;
+  assert_true(again);
+  assert_string_not_equal(turns_from("GORTTORTURE=3"), first);
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_defaults),
@@ -339,6 +386,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_allocfreetrace),
       cmocka_unit_test(test_schedtrace),
       cmocka_unit_test(test_other_words),
+      cmocka_unit_test(test_a_seed_says_when_goroutines_give_way),
   };
   CHECK_MAIN(argc, argv, tests, (void)0);
 }

@@ -22,6 +22,7 @@
 #include "heap/malloc.h"
 #include "heap/mcache.h"
 #include "heap/mheap.h"
+#include "heap/torture.h"
 #include "os/os.h"
 #include "os/tls.h"
 
@@ -108,7 +109,7 @@ static void take_m(struct m *m, const struct self *s, bool runtime_owned) {
   m->locks = m->blocked = m->exiting = 0;
   m->stop_warned = false;
   store_relaxed(&m->runtime_owned, runtime_owned);
-  m->random = os_random();
+  m->random = thread_seed();
   store_relaxed(&m->cache.stop, 0);
   store_relaxed(&m->in_use, true);
   store_seqcst(&m->status, M_RUNNING);

@@ -205,8 +205,6 @@ void m_begin(struct m *m) {
   m->g0->stack = m->hoststack;
   m->stack = (struct stack){0, 0};
   m->systemsp = 0;
-  if (m->random == 0)
-    m->random = os_random() | 1;
   sanitize_thread(m->g0);
 }
 
