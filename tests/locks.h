@@ -17,6 +17,9 @@ SHARED_HELPER void pause_ns(int64_t ns) { gort_sleep(ns); }
       pause_ns(50000);                                                                             \
   } while (0)
 
+/* Of these all wait at the same time, where there is ROOM_FOR them. */
+enum { CROWD = UNDER_TSAN ? 500 : UNDER_ASAN || UNDER_TORTURE ? 2000 : 20000 };
+
 /* Keeps its processor. */
 SHARED_HELPER void work_ns(int64_t ns) {
   for (int64_t end = gort_nanotime() + ns; gort_nanotime() < end;)

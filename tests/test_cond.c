@@ -301,7 +301,6 @@ static void test_a_queue_of_work(void **state) {
 
 /* --- Waiting -------------------------------------------------------------------------------- */
 
-enum { CROWD = UNDER_TSAN ? 500 : UNDER_ASAN ? 2000 : 20000 };
 static gort_cond crowd[CROWD];
 static atomic_long crowd_awake;
 

@@ -76,7 +76,6 @@ static void test_another_may_unlock(void **state) {
 
 /* --- Many ----------------------------------------------------------------------------------- */
 
-enum { CROWD = UNDER_TSAN ? 500 : UNDER_ASAN ? 2000 : 20000 };
 static gort_mutex crowd[CROWD];
 static atomic_long passed;
 

@@ -326,7 +326,6 @@ static void test_readers_do_not_keep_writers_out(void **state) {
 
 /* --- Many ----------------------------------------------------------------------------------- */
 
-enum { CROWD = UNDER_TSAN ? 500 : UNDER_ASAN ? 2000 : 20000 };
 static atomic_long passed;
 
 static void pass_reading(void *unused) {

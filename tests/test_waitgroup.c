@@ -113,8 +113,6 @@ static void test_up_and_down(void **state) {
   for_all_kinds(wait_meanwhile);
 }
 
-enum { CROWD = UNDER_TSAN ? 500 : UNDER_ASAN ? 2000 : 20000 };
-
 static void test_many_wait(void **state) {
   (void)state;
   int n = ROOM_FOR(CROWD);
