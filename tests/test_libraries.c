@@ -219,7 +219,7 @@ static void test_a_child_of_fork_while_libraries_come_and_go(void **state) {
     skip();
   start_collecting();
   assert_int_equal(gort_thread_start(load_and_unload, NULL), 0);
-  for (int i = 0; i < 100; i++)
+  for (int i = 0; i < 30; i++)
     collect_in_child();
   atomic_store(&stop_loading, true);
   WAIT_UNTIL(atomic_load(&loading_stopped));
