@@ -611,7 +611,7 @@ static void close_everything(void *unused) {
   pipe_pair(fd);
   for (int before = lowest_free_number(fd[0]); lowest_free_number(fd[0]) == before;)
     (void)gort_read_until(fd[0], &c, 1, from_now(MILLISECOND));
-  for (int i = 3; i < 20; i++)
+  for (int i = 3; i < 1000; i++) /* however many it has inherited */
     close(i);
   pipe_pair(fd);
   for (;;) {
