@@ -179,7 +179,7 @@ bool netpoll_unlooked_since(int64_t when) {
 
 struct waiter *netpoll_verify(void) {
   struct waitlist ready = {NULL, NULL};
-  polldesc_verify(&ready, false);
+  polldesc_verify(&ready);
   return ready.first;
 }
 
@@ -189,7 +189,10 @@ struct waiter *netpoll_watch(int64_t now, bool anyway) {
   if ((now - last < PATIENCE && !anyway) || !netpoll_inited())
     return NULL;
   last = now;
-  polldesc_verify(&ready, !anyway);
+  if (anyway)
+    polldesc_verify(&ready);
+  else
+    polldesc_verify_some(&ready);
   if (look_is_needed())
     look(&ready);
   return ready.first;

@@ -21,13 +21,15 @@
  * Why a registration that is gone does no harm. The program may close a descriptor without our
  * knowing, and open another one of the same number; then the entry says that it is registered, and
  * nothing will ever be reported. So an entry that was trusted is listed as unverified. The list is
- * gone through by a thread that has run out of work, before it gives up its P, and by sysmon, every
- * 10 ms while others run and before it sleeps. To register again what is registered does not hurt,
- * and reports what is there; what is not is found out. sysmon passes an entry over if something was
- * reported since it last came by: if the descriptor has been replaced after that, nothing more is
- * reported, and it is seen to the next time. An entry is trusted only by goroutines, which have a
- * P, so that sysmon is awake; and a new connection, which the runtime has made itself, is known not
- * to be registered.
+ * gone through by a thread that has run out of work, before it gives up its P, and by sysmon before
+ * it sleeps, and in part every 10 ms while others run. To register again what is registered does
+ * not hurt, and reports what is there; what is not is found out. sysmon passes an entry over if
+ * something was reported since it last came by: if the descriptor has been replaced after that,
+ * nothing more is reported, and it is seen to the next time. What sysmon does in 10 ms is bounded,
+ * for a thousand connections that are busy in turn would have it register one for each of their
+ * waits; one that was replaced among so many is found later. An entry is trusted only by
+ * goroutines, which have a P, so that sysmon is awake; and a new connection, which the runtime has
+ * made itself, is known not to be registered.
  *
  * What was duplicated stays registered under the number that has been closed. Its reports carry the
  * generation of that registration, which is not the entry's any more; before that is found out they
@@ -159,6 +161,9 @@ static void list_unverified(struct polldesc *pd) {
     pd->unverified = load_relaxed(&unverified);
 }
 
+/* What sysmon does at a time. */
+enum { SOME = 256, SYSTEM_CALL = 16 };
+
 /* Who finds out here that it cannot wait tries again, and is told so. */
 static void verify(struct polldesc *pd, struct waitlist *ready) {
   if (register_for(pd, 0) != 0)
@@ -172,25 +177,52 @@ static bool is_reported_on(struct polldesc *pd) {
   return reported;
 }
 
-/* Returns the next in the list. */
-static struct polldesc *take_listed(struct polldesc *pd, struct waitlist *ready, bool lazily) {
+/* True when it was registered again. Lazily: unless something was reported meanwhile; then it stays
+ * in the list. */
+static bool verify_listed(struct polldesc *pd, struct waitlist *ready, bool lazily) {
   lock_raw(&pd->lock);
-  struct polldesc *next = pd->unverified;
   pd->listed = false;
-  if (waited_for(pd) != 0) {
-    if (lazily && is_reported_on(pd))
-      list_unverified(pd);
-    else
-      verify(pd, ready);
-  }
+  bool waited = waited_for(pd) != 0, proven = waited && lazily && is_reported_on(pd);
+  if (proven)
+    list_unverified(pd);
+  else if (waited)
+    verify(pd, ready);
   unlock_raw(&pd->lock);
-  return next;
+  return waited && !proven;
 }
 
-void polldesc_verify(struct waitlist *ready, bool lazily) {
-  struct polldesc *pd = load_relaxed(&unverified) ? xchg_seqcst(&unverified, NULL) : NULL;
-  while (pd)
-    pd = take_listed(pd, ready, lazily);
+static void verify_all(struct polldesc *pd, struct waitlist *ready) {
+  for (struct polldesc *next; pd; pd = next) {
+    next = pd->unverified;
+    verify_listed(pd, ready, false);
+  }
+}
+
+/* Returns those that are left. */
+static struct polldesc *verify_some(struct polldesc *pd, struct waitlist *ready) {
+  for (int cost = 0; pd && cost < SOME;) {
+    struct polldesc *next = pd->unverified;
+    cost += verify_listed(pd, ready, true) ? SYSTEM_CALL : 1;
+    pd = next;
+  }
+  return pd;
+}
+
+static struct polldesc *take(struct polldesc **list) {
+  return load_relaxed(list) ? xchg_seqcst(list, NULL) : NULL;
+}
+
+/* Those that sysmon has taken and not come to yet; only it puts some there; atomic. */
+static struct polldesc *in_turn;
+
+void polldesc_verify(struct waitlist *ready) {
+  verify_all(take(&in_turn), ready);
+  verify_all(take(&unverified), ready);
+}
+
+void polldesc_verify_some(struct waitlist *ready) {
+  struct polldesc *first = take(&in_turn);
+  store_release(&in_turn, verify_some(first ? first : take(&unverified), ready));
 }
 
 /* A thread without a P does not trust. */
@@ -381,6 +413,6 @@ void polldesc_report(struct polldesc *pd, uint32_t generation, uint32_t events,
 }
 
 void polldesc_after_fork(void) {
-  unverified = NULL;
+  unverified = in_turn = NULL;
   polltable_after_fork();
 }

@@ -119,9 +119,10 @@ static inline void waitlist_add(struct waitlist *l, struct waiter *w) {
 /* Events were reported of the registration of that generation. */
 void polldesc_report(struct polldesc *pd, uint32_t generation, uint32_t events,
                      struct waitlist *ready);
-/* Makes sure that all who wait wait for what is registered; lazily: unless that has been reported
- * on since the last time. */
-void polldesc_verify(struct waitlist *ready, bool lazily);
+/* Makes sure that all who wait wait for what is registered. */
+void polldesc_verify(struct waitlist *ready);
+/* That some more of them do, of whom nothing was reported since the last time. sysmon's. */
+void polldesc_verify_some(struct waitlist *ready);
 
 void polldesc_after_fork(void);
 void polltable_after_fork(void);
