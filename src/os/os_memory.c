@@ -81,12 +81,27 @@ bool os_commit(void *p, size_t size) {
 
 void os_unmap(void *p, size_t size) { (void)ERRNO_KEPT(munmap(p, size)); }
 
+static void *copy_opened(int fd, size_t size) {
+  char *p = map_pages(size, PROT_READ | PROT_WRITE);
+  size_t have = 0;
+  for (long n = 1; p != NULL && have < size && n > 0; have += n > 0 ? (size_t)n : 0)
+    n = ERRNO_KEPT(pread(fd, p + have, size - have, (off_t)have));
+  if (p == NULL || have == size)
+    return p;
+  os_unmap(p, size);
+  return NULL;
+}
+
+/* valgrind takes each mapping of a program's or library's file for one more of it that was loaded,
+ * and fails when it has the same addresses as one before. */
 static void *map_opened(int fd, size_t *size) {
   struct stat st;
   if (ERRNO_KEPT(fstat(fd, &st)) != 0 || !S_ISREG(st.st_mode) || st.st_size <= 0)
     return NULL;
-  int saved = errno;
   *size = (size_t)st.st_size;
+  if (valgrind_runs)
+    return copy_opened(fd, *size);
+  int saved = errno;
   void *p = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0);
   errno = saved;
   return p == MAP_FAILED ? NULL : p;
