@@ -95,6 +95,7 @@ static const struct {
 } words[] = {
     {"gctrace", &env.gctrace},
     {"gcstoptheworld", &env.gcstoptheworld},
+    {"gcconcurrent", &env.gcconcurrent},
     {"gccheckmark", &env.gccheckmark},
     {"clobberfree", &env.clobberfree},
     {"efence", &env.efence},

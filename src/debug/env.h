@@ -12,7 +12,7 @@ struct env {
   int signal;           /* GORTSIGNAL; 0: the default */
   uint64_t seed;        /* GORTTORTURE, or a random one */
   /* GORTDEBUG: */
-  int gctrace, gcstoptheworld, gccheckmark, clobberfree, efence, sbrk, allocfreetrace,
+  int gctrace, gcconcurrent, gcstoptheworld, gccheckmark, clobberfree, efence, sbrk, allocfreetrace,
       checkfinalizers, schedtrace, verifyheap;
 };
 

@@ -7,12 +7,15 @@
 #include "debug/env.h"
 #include "debug/trace.h"
 #include "debug/verify.h"
+#include "gc/checkmark.h"
+#include "gc/cycle.h"
 #include "gc/gc.h"
 #include "gc/mark.h"
 #include "gc/objects.h"
 #include "gc/roots.h"
 #include "gc/stop.h"
 #include "gc/threads.h"
+#include "gc/workers.h"
 #include "gort/start.h"
 #include "heap/malloc.h"
 #include "heap/mheap.h"
@@ -69,6 +72,7 @@ static void before_fork(void) {
     thread_attach(false);
   forking.objects = objects_before_fork();
   stop_for_fork();
+  workers_hold();
   types_lock();
   persistent_hold();
 }
@@ -79,6 +83,7 @@ static void let_types_be_made(void) {
 }
 
 static void run_on(void) {
+  workers_release();
   start_after_fork();
   if (forking.attached)
     thread_detach();
@@ -111,7 +116,10 @@ static void start(void) {
   apply_env_to_heap();
   gc_percent = env.gc_percent;
   gc_memory_limit = env.memory_limit;
-  mark_init(procs);
+  mark_init();
+  workers_init(procs);
+  cycle_init(env.gcconcurrent != 0 && env.gcstoptheworld == 0);
+  checkmark_init(env.gccheckmark != 0);
   gc_init();
   special_init();
   if (env.signal)

@@ -5,10 +5,10 @@
 #include "base/throw.h"
 #include "debug/env.h"
 #include "gc/gc.h"
-#include "gc/mark.h"
 #include "gc/stop.h"
 #include "gc/threads.h"
 #include "gc/work.h"
+#include "gc/workers.h"
 #include "gort/collector.h"
 #include "heap/malloc.h"
 #include "heap/mcache.h"
@@ -52,7 +52,7 @@ static void fill_cycles(gort_mem_stats *s) {
   s->num_gc = gcstats.num_gc;
   s->num_forced_gc = gcstats.num_forced;
   int64_t run = nanotime() - runtime_started_at;
-  double all = (double)run * mark_workers();
+  double all = (double)run * workers_count();
   double share = all > 0 ? (double)gcstats.cpu / all : 0;
   s->gc_cpu_fraction = share > 1 ? 1 : share;
 }

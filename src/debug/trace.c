@@ -19,10 +19,12 @@ static void print_cycle(const struct gccycle *c) {
   int64_t run = nanotime() - runtime_started_at;
   double share = run > 0 ? 100.0 * (double)c->cpu / ((double)run * c->nworkers) : 0;
   fdprintf(2,
-           "gc %lu @%.3fs %.0f%%: %.3f ms stopped (%.3f ms mark), %lu->%lu->%lu MB, %lu MB goal, "
-           "%lu KB roots, %d workers, stop-the-world%s\n",
-           (unsigned long)c->number, at, share, ms(c->stop_ns), ms(c->mark_ns), mb(c->before),
-           mb(c->before), mb(c->marked), mb(c->goal), (unsigned long)(c->roots >> 10), c->nworkers,
+           "gc %lu @%.3fs %.0f%%: %.3f ms stopped (longest %.3f), %.3f ms mark, %lu->%lu->%lu MB, "
+           "%lu MB goal, %lu KB roots, %d workers, %s, %d rounds%s\n",
+           (unsigned long)c->number, at, share, ms(c->stop_ns), ms(c->longest_ns), ms(c->mark_ns),
+           mb(c->before), mb(c->before + c->allocated), mb(c->marked), mb(c->goal),
+           (unsigned long)(c->roots >> 10), c->nworkers,
+           c->concurrent ? "concurrent" : "stop-the-world", c->rounds,
            c->forced ? " (forced)" : "");
 }
 

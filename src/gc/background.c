@@ -19,7 +19,8 @@ static const int64_t SECOND = 1000000000, SCAVENGE_PAUSE = 10000000;
 
 static struct {
   uint32_t started; /* atomic */
-  bool collect;     /* a cycle is wanted, for the last was long ago; atomic */
+  bool runs;        /* atomic */
+  bool collect;     /* a cycle is wanted; atomic */
   uint32_t wakeup;  /* grows with each call of background_wake; atomic */
 } background;
 
@@ -91,10 +92,11 @@ static void background_main(void *arg) {
   (void)arg;
   struct m *m = thread_attach(true);
   m->stack = (struct stack){0, 0}; /* nothing on it is a root */
+  store_release(&background.runs, true);
   for (;;) {
     uint32_t seen = load_acquire(&background.wakeup);
     if (load_relaxed(&background.collect) && xchg_seqcst(&background.collect, false))
-      gc_periodic();
+      gc_when_due();
     sweep_all(m);
     pacer_obey_limit();
     sleep_for(m, seen, give_back());
@@ -121,4 +123,9 @@ void background_collect(void) {
   background_wake();
 }
 
-void background_after_fork(void) { background.started = 0; }
+bool background_runs(void) { return load_acquire(&background.runs); }
+
+void background_after_fork(void) {
+  background.started = 0;
+  background.runs = false;
+}

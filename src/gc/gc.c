@@ -1,116 +1,24 @@
-/* A cycle of the collector, from what starts it to its end.
+/* Who asks for a cycle of the collector, and who runs it; the public functions.
  *
- *   sweep what the last cycle left                                      world running
- *   stop the world; look up the loaded libraries if they have changed
- *   take all spans from the threads' caches; finish sweeping
- *   GCmark: mark from the roots, all workers                           stopped
- *   GCmarktermination: set the goal of the next cycle
- *   GCoff: sweepgen += 2: every span is unswept now
- *   start the world
- *   sweep: by allocation, in the background; at once for gort_gc       world running
- *
- * Cycles follow each other under worldsema (gc/stop.h). Whoever asks for a collection while
- * another waits for its turn is served by that one's cycle if it begins after the question. */
+ * Cycles follow each other under cyclesema. Whoever asks for a collection while another waits for
+ * its turn is served by that one's cycle if it begins after the question. */
 #include "gc/gc.h"
 
 #include "base/kernel.h"
 #include "base/switch.h"
 #include "base/throw.h"
+#include "gc/cycle.h"
 #include "gc/mark.h"
 #include "gc/roots.h"
 #include "gc/stop.h"
 #include "gc/threads.h"
+#include "gc/work.h"
+#include "gc/workers.h"
+#include "gc/written.h"
 #include "gort/collector.h"
-#include "heap/mcache.h"
+#include "heap/mcentral.h"
 #include "heap/mheap.h"
 #include "heap/upcall.h"
-#include "os/os.h"
-
-uint32_t gcphase;
-struct gcstats gcstats;
-
-static uint64_t cycles_begun; /* with the world stopped; read by all; atomic */
-
-static void set_phase(enum gcphase phase) {
-  mheap.marking = phase != GCoff;
-  store_seqcst(&gcphase, phase);
-}
-
-static void flush_caches(void) {
-  for (struct m *m = allm; m != NULL; m = m->alllink)
-    if (m->in_use)
-      mcache_flush(m);
-}
-
-/* Stops the world with a list of loaded libraries that is true then. It mostly is still the one of
- * the last cycle. If not, the world runs on while it is made, for that takes the loader's lock; and
- * if a library comes or goes meanwhile, it is made once more. */
-static void stop_with_roots(void) {
-  stoptheworld("collect");
-  while (!roots_valid()) {
-    starttheworld();
-    osyield();
-    struct roots *r = roots_prepare();
-    stoptheworld("collect");
-    roots_install(r);
-  }
-}
-
-static void mark_phase(struct gccycle *c) {
-  int64_t begin = nanotime();
-  set_phase(GCmark);
-  gcstats.marked = c->marked = mark_all();
-  c->roots = roots_bytes;
-  set_phase(GCmarktermination);
-  c->mark_ns = (uint64_t)(nanotime() - begin);
-}
-
-static void begin_sweep(void) {
-  store_relaxed(&mheap.live, gcstats.marked);
-  pacer_set_goal();
-  store_relaxed(&gcstats.pages_swept, 0);
-  store_release(&mheap.sweepgen, mheap.sweepgen + 2);
-  set_phase(GCoff);
-}
-
-static void count_pause(uint64_t ns) {
-  uint64_t at = gcstats.num_gc % 256;
-  gcstats.pause[at] = ns;
-  gcstats.pause_end[at] = gcstats.last_end = (uint64_t)os_walltime();
-  gcstats.pause_total += ns;
-  if (ns > gcstats.pause_max)
-    gcstats.pause_max = ns;
-}
-
-static void begin_cycle(struct gccycle *c, bool forced) {
-  store_release(&cycles_begun, cycles_begun + 1);
-  gcstats.num_forced += forced;
-  *c = (struct gccycle){.start = world_stopping_since(),
-                        .before = load_relaxed(&mheap.live),
-                        .goal = pacer_goal(),
-                        .nworkers = mark_workers(),
-                        .forced = forced};
-}
-
-static void end_cycle(struct gccycle *c, int64_t cpu) {
-  c->stop_ns = (uint64_t)(nanotime() - c->start);
-  count_pause(c->stop_ns);
-  c->number = ++gcstats.num_gc;
-  store_relaxed(&gcstats.last_end_mono, nanotime());
-  c->cpu = gcstats.cpu += (uint64_t)cpu;
-}
-
-static void collect_stopped(struct gccycle *c, bool forced) {
-  int64_t cpu = os_process_cputime();
-  begin_cycle(c, forced);
-  flush_caches();
-  sweep_finish();
-  upcalls.verify_heap("before marking");
-  mark_phase(c);
-  begin_sweep();
-  upcalls.verify_heap("after marking");
-  end_cycle(c, os_process_cputime() - cpu);
-}
 
 enum reason {
   HEAP,   /* it has reached its goal */
@@ -131,7 +39,7 @@ struct request {
 static void start_threads(void) {
   struct m *m = getm();
   enterblocked(m, 0);
-  mark_prepare();
+  workers_prepare();
   background_init();
   leaveblocked(m);
 }
@@ -144,20 +52,35 @@ static bool is_needed(const struct request *q) {
   case TIME:
     return gc_time_left(nanotime()) <= 0;
   default:
-    return load_acquire(&cycles_begun) == q->begun;
+    return cycles_begun() == q->begun;
   }
+}
+
+static struct mutex cyclesema; /* held by who runs a cycle, or is about to; longer than any lock may
+                                  be held that others wait for while they run */
+
+static void take_cyclesema(void) {
+  struct m *m = getm();
+  enterblocked(m, 0);
+  lock_raw(&cyclesema);
+  leaveblocked(m);
 }
 
 /* On the system stack, so that nothing of the collector's own is found on the caller's. */
 static void collect(void *arg) {
   struct request *q = arg;
   start_threads();
+  take_cyclesema();
   sweep_finish();
+  cycle_prepare();
   stop_with_roots();
   q->ran = is_needed(q);
   if (q->ran)
-    collect_stopped(&q->cycle, q->reason == FORCED);
+    cycle_run(&q->cycle, q->reason == FORCED);
   starttheworld();
+  if (q->ran)
+    cycle_end();
+  unlock_raw(&cyclesema);
   if (q->ran)
     background_wake();
 }
@@ -165,22 +88,10 @@ static void collect(void *arg) {
 static void run_cycle(enum reason reason, uintptr_t sp) {
   if (mheap.sbrk)
     return;
-  struct request q = {.reason = reason, .begun = load_acquire(&cycles_begun)};
+  struct request q = {.reason = reason, .begun = cycles_begun()};
   systemstack_from(sp, collect, &q);
   if (q.ran)
     upcalls.cycle_done(&q.cycle);
-}
-
-static uint32_t starting; /* a thread is about to run a cycle that the pacer asked for; atomic */
-
-/* One thread starts the cycle; the others allocate on until it stops them. */
-void gc_trigger(void) {
-  if (getm()->locks > 0 || xchg_seqcst(&starting, 1) != 0)
-    return;
-  run_cycle(HEAP, 0);
-  store_release(&starting, 0);
-  sweep_wake();
-  pacer_obey_limit();
 }
 
 /* A program that allocates little holds what is dead, and finalizers that could run, for two
@@ -192,9 +103,55 @@ int64_t gc_time_left(int64_t now) {
   return last == 0 || load_relaxed(&gc_percent) < 0 ? gc_period : last + gc_period - now;
 }
 
-void gc_periodic(void) {
-  if (gc_time_left(nanotime()) <= 0)
+static uint32_t starting; /* a cycle that the pacer asked for is about to be run; atomic */
+
+void gc_when_due(void) {
+  if (load_acquire(&starting) != 0) {
+    run_cycle(HEAP, 0);
+    store_release(&starting, 0);
+  } else if (gc_time_left(nanotime()) <= 0) {
     run_cycle(TIME, 0);
+  }
+}
+
+static void collect_here(void) {
+  run_cycle(HEAP, 0);
+  sweep_wake();
+  pacer_obey_limit();
+}
+
+static void start_cycle(void) {
+  if (cycle_is_concurrent() && background_runs()) {
+    background_collect();
+    return;
+  }
+  collect_here();
+  store_release(&starting, 0);
+}
+
+/* Those who allocate while marking goes on see to it that it keeps up with them. */
+static void assist(void) {
+  struct m *m = acquirem();
+  if (pacer_is_behind())
+    mark_help();
+  releasem(m);
+}
+
+bool gc_has_idle_work(void) { return work_can_be_joined() || !mcentral_all_swept(); }
+
+bool gc_idle_work(void) { return mark_help() || sweep_some(); }
+
+/* The background thread runs the cycle, if there is one; others allocate on until they are stopped.
+ * But when it does not come to it in time, or marking does not come to its end, they wait. */
+void gc_trigger(void) {
+  if (getm()->locks > 0)
+    return;
+  if (pacer_must_wait())
+    collect_here();
+  else if (mheap.marking)
+    assist();
+  else if (xchg_seqcst(&starting, 1) == 0)
+    start_cycle();
 }
 
 static void finish_sweep(void *arg) {
@@ -271,7 +228,8 @@ int64_t gort_set_memory_limit(int64_t bytes) {
 
 void gc_after_fork(void) {
   starting = 0; /* by a thread that is gone */
-  mark_after_fork();
+  cyclesema = (struct mutex){0};
+  cycle_after_fork();
   background_after_fork();
 }
 

@@ -18,13 +18,14 @@ void gc_collect(uintptr_t sp);
 void gc_trigger(void);
 /* Runs a cycle if the last one ended gc_period ago, or earlier; and how long until that may be so.
  */
-void gc_periodic(void);
+void gc_when_due(void); /* or if the heap has reached its goal */
 int64_t gc_time_left(int64_t now);
 extern int64_t gc_period; /* ns; constant but for tests */
 
 /* Sweeping: sweep.c. */
 /* Sweeps one span that nobody has swept yet: its pages, or SIZE_MAX when there is none. */
 size_t sweepone(void);
+bool sweep_some(void); /* a few; false: none was left */
 /* Sweeps all that is left and waits for those who sweep. */
 void sweep_finish(void);
 /* Whether nothing is left to sweep, and nobody sweeps. */
@@ -40,7 +41,8 @@ bool gc_has_idle_work(void);
 /* The thread that sweeps in the background and gives memory back: background.c. */
 void background_init(void);
 void background_wake(void);
-void background_collect(void); /* has it run gc_periodic(); any thread, attached or not */
+void background_collect(void); /* has it run gc_when_due(); any thread, attached or not */
+bool background_runs(void);
 void background_after_fork(void);
 
 /* For addfinalizer while marking: marks what the object reaches, but not the object; and an
@@ -52,8 +54,12 @@ void gc_mark_word(uintptr_t p);
 struct gccycle {
   uint64_t number;
   int64_t start;                        /* nanotime() when the world was asked to stop */
-  uint64_t stop_ns, mark_ns;            /* from there until it runs again; marking alone */
+  uint64_t stop_ns, longest_ns;         /* how long it stood still: in all, and the longest */
+  uint64_t mark_ns;                     /* marking */
   uint64_t before, goal, marked, roots; /* bytes: heap at the start, its goal, live, of roots */
+  uint64_t allocated;                   /* bytes allocated while marking went on */
+  bool concurrent;                      /* the world ran meanwhile */
+  int rounds;                           /* how often it looked again at pages written to */
   uint64_t cpu;                         /* processor time of all cycles so far */
   int nworkers;
   bool forced;
@@ -79,6 +85,13 @@ enum { HEAP_MINIMUM = 4 << 20 };
 /* Sets mheap.trigger from what the last cycle left, the percentage and the limit. */
 void pacer_set_goal(void);
 uint64_t pacer_goal(void);
+/* Marking begins beside the program, with so many bytes in the heap; it ends, so many more were
+ * allocated meanwhile. With the world stopped. */
+void pacer_begin_mark(uint64_t live);
+void pacer_end_mark(uint64_t allocated);
+/* Who allocates now: marks for itself first; or not at all before the cycle has ended. Any time. */
+bool pacer_is_behind(void);
+bool pacer_must_wait(void);
 /* Gives free memory back to the system while the runtime holds more than the limit. */
 void pacer_obey_limit(void);
 /* Gives all free memory back. */

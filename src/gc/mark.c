@@ -22,16 +22,19 @@
 #include "base/m.h"
 #include "base/throw.h"
 #include "base/valgrind.h"
+#include "gc/copies.h"
 #include "gc/gc.h"
 #include "gc/roots.h"
 #include "gc/work.h"
+#include "gc/workers.h"
+#include "gc/written.h"
 #include "heap/malloc.h"
 #include "heap/mheap.h"
 #include "heap/upcall.h"
 #include "os/os.h"
 #include "type/typemap.h"
 
-enum { BATCH = 16, MAX_WORKERS = 16 };
+enum { BATCH = 16 };
 
 /* What a word points to. */
 struct candidate {
@@ -70,9 +73,10 @@ static void marker_begin(struct marker *w) {
   w->marked = 0;
 }
 
+/* What is left is for others. */
 static void marker_end(struct marker *w) {
-  work_free_block(w->top);
-  work_free_block(w->spare);
+  work_give_block(w->top);
+  work_give_block(w->spare);
   valgrind_speak();
 }
 
@@ -117,10 +121,15 @@ UNSANITIZED static void scan_words(struct marker *w, uintptr_t lo, uintptr_t hi)
     found(w, *(const volatile uintptr_t *)p);
 }
 
-/* The words of a small typed object, by its bits. */
+/* Which words in [lo, hi) of a small typed object are pointers, from its first word on. */
+UNSANITIZED static inline uint64_t ptrbits_between(uintptr_t obj, uintptr_t lo, uintptr_t hi) {
+  return heap_ptrbits_of(obj) & low_bits((unsigned)((hi - obj) / PTR_SIZE)) &
+         ~low_bits((unsigned)((lo - obj) / PTR_SIZE));
+}
+
 UNSANITIZED static void scan_bits(struct marker *w, uintptr_t obj, size_t size) {
   const volatile uintptr_t *words = (const volatile uintptr_t *)obj;
-  uint64_t bits = heap_ptrbits_of(obj) & low_bits((unsigned)(size / PTR_SIZE));
+  uint64_t bits = ptrbits_between(obj, obj, obj + size);
   for (; bits != 0; bits &= bits - 1)
     found(w, words[ctz64(bits)]);
 }
@@ -144,7 +153,7 @@ static NOINLINE void resolve_large(uint32_t span, struct candidate *c) {
 /* Finds the object that p points into. Slots beyond the last, and pages in no span, are none. */
 static inline bool resolve(uintptr_t p, struct candidate *c) {
   const struct pageinfo *pi = page_of(p);
-  uint32_t span = load_relaxed(&pi->span);
+  uint32_t span = load_acquire(&pi->span);
   if (span == 0)
     return false;
   c->kind = slots[pi->spanclass].kind;
@@ -169,6 +178,8 @@ static inline bool mark(const struct candidate *c) {
 
 /* An object of more than a piece becomes a job, unless there is nothing to find in it. */
 static void scan_piecemeal(const struct candidate *c) {
+  if (load_acquire(&spanOfHeap(c->obj)->clearing))
+    return;
   const gort_type *t = c->kind == GORT_TYPED ? heap_type_of(c->obj) : NULL;
   if (c->kind == GORT_SCAN || (t != NULL && !type_noscan(t)))
     work_add_job(&(struct job){c->obj, c->obj + c->size, t, c->obj});
@@ -265,11 +276,33 @@ static bool step(struct marker *w) {
   return w->nword + w->ncand + w->nobject > 0;
 }
 
+static uint64_t marked; /* bytes, in all rounds of this cycle; atomic */
+
+/* Others want to know how far marking has come. */
+static void report(struct marker *w) {
+  add_relaxed(&marked, w->marked);
+  w->marked = 0;
+}
+
+/* Puts what is in the batches where others find it. */
+static void give_batches(struct marker *w) {
+  scan_objects(w);
+  for (unsigned i = 0; i < w->ncand; i++)
+    push(w, w->cand[i].obj);
+  for (unsigned i = 0; i < w->nword; i++)
+    push(w, w->word[i]);
+  w->ncand = w->nword = 0;
+}
+
 /* Works off the worker's own stack and batches. */
 static void drain(struct marker *w) {
   for (unsigned round = 0; step(w); round++)
-    if (round % 16 == 15 && w->top->n > 8 && work_wanted())
-      share(w);
+    if (round % 16 == 15) {
+      report(w);
+      workers_may_pause();
+      if (w->top->n > 8 && work_wanted())
+        share(w);
+    }
 }
 
 static void work_until_done(struct marker *w) {
@@ -278,24 +311,94 @@ static void work_until_done(struct marker *w) {
   while (take_over(w, work_get()));
 }
 
-/* Roots that are not plain ranges: what hangs on objects as special records. */
-static uint32_t next_shard; /* atomic */
+/* Looking again at what was written to, while marking goes on or at its end. With a copy of the
+ * page (copies.h) only words that have changed are followed. */
 
-static void mark_special_roots(void) {
-  uint32_t n = (uint32_t)upcalls.special_shards();
-  for (uint32_t i; (i = __atomic_fetch_add(&next_shard, 1, __ATOMIC_RELAXED)) < n;)
-    upcalls.mark_special_shard(i, gc_scan_object, gc_mark_word);
+struct again {
+  struct marker *w;
+  uintptr_t lo, hi; /* of what was written to; in one page of the heap's and of the system's */
+  uintptr_t *copy;  /* of what is at lo; NULL: there is none */
+};
+
+static inline void follow_again(const struct again *a, uintptr_t slot) {
+  uintptr_t p = *(const volatile uintptr_t *)slot;
+  if (a->copy != NULL) {
+    uintptr_t *before = a->copy + (slot - a->lo) / PTR_SIZE;
+    if (*before == p)
+      return;
+    *before = p;
+  }
+  found(a->w, p);
 }
 
-static uint64_t mark_as_worker(void) {
-  struct marker w;
-  marker_begin(&w);
-  this_marker = &w;
-  mark_special_roots();
-  work_until_done(&w);
-  this_marker = NULL;
-  marker_end(&w);
-  return w.marked;
+UNSANITIZED static void follow_slot(uintptr_t *slot, void *again) {
+  follow_again(again, (uintptr_t)slot);
+}
+
+UNSANITIZED static void follow_words(const struct again *a, uintptr_t lo, uintptr_t hi) {
+  for (; lo < hi; lo += PTR_SIZE)
+    follow_again(a, lo);
+}
+
+UNSANITIZED static void follow_bits(const struct again *a, uintptr_t obj, uintptr_t lo,
+                                    uintptr_t hi) {
+  for (uint64_t bits = ptrbits_between(obj, lo, hi); bits != 0; bits &= bits - 1)
+    follow_again(a, obj + ctz64(bits) * PTR_SIZE);
+}
+
+/* What was written to of one object. */
+static void follow_object(struct again *a, const struct mspan *s, uintptr_t obj) {
+  uintptr_t end = obj + s->elemsize, lo = obj > a->lo ? obj : a->lo, hi = end < a->hi ? end : a->hi;
+  if (span_kind(s) == GORT_SCAN)
+    follow_words(a, lo, hi);
+  else if (!slot_has_type(s->elemsize))
+    follow_bits(a, obj, lo, hi);
+  else
+    type_scan_part(heap_type_of(obj), obj, lo, hi, follow_slot, a);
+}
+
+/* An object that is marked has been scanned, and one with a finalizer that is not marked as well.
+ */
+static bool was_scanned(struct mspan *s, size_t i) {
+  uint64_t bit = UINT64_C(1) << (i & 63);
+  if ((load_relaxed(&s->allocBits[i >> 6]) & bit) == 0)
+    return false;
+  return (load_relaxed(&s->gcmarkBits[i >> 6]) & bit) != 0 || upcalls.has_finalizer(s, i);
+}
+
+/* Whether a thread may be just allocating it, or is going to, and sets its type. */
+static bool in_run(struct mspan *s, uintptr_t p) {
+  return span_kind(s) == GORT_TYPED && slot_has_type(s->elemsize) &&
+         p < load_acquire(&s->run.runend) && p + s->elemsize >= load_acquire(&s->run.freeptr);
+}
+
+static void rescan_span(struct again *a, struct mspan *s) {
+  size_t i = span_is_large(s) ? 0 : object_index(s, a->lo);
+  for (uintptr_t p = object_base(s, i); i < s->nelems && p < a->hi; i++, p += s->elemsize)
+    if (!was_scanned(s, i))
+      continue;
+    else if (in_run(s, p))
+      written_note(a->lo, a->hi);
+    else
+      follow_object(a, s, p);
+}
+
+static void rescan_page(struct again *a) {
+  const struct pageinfo *pi = page_of(a->lo);
+  uint32_t span = load_acquire(&pi->span);
+  if (span == 0 || pi->noscan || load_acquire(&mheap.spans[span].clearing))
+    return;
+  a->copy = copy_at(a->lo);
+  rescan_span(a, &mheap.spans[span]);
+}
+
+static void rescan(uintptr_t lo, uintptr_t hi, void *w) {
+  const uintptr_t unit = os_page_size() < PAGE_SIZE ? os_page_size() : PAGE_SIZE;
+  for (; lo < hi; lo += unit) {
+    struct again a = {w, lo, lo + unit, NULL};
+    rescan_page(&a);
+    drain(w);
+  }
 }
 
 /* A thread that is no worker hands on what it found. */
@@ -307,9 +410,7 @@ static void with_marker(void (*fn)(struct marker *, uintptr_t), uintptr_t p) {
   struct marker w;
   marker_begin(&w);
   fn(&w, p);
-  work_give_block(w.top);
-  work_give_block(w.spare);
-  valgrind_speak();
+  marker_end(&w);
 }
 
 static void scan_one(struct marker *w, uintptr_t base) {
@@ -321,105 +422,145 @@ static void scan_one(struct marker *w, uintptr_t base) {
 void gc_scan_object(uintptr_t base) { with_marker(scan_one, base); }
 void gc_mark_word(uintptr_t p) { with_marker(found, p); }
 
-/* The helpers: threads of their own, not attached (they touch no mutator's state), asleep until
- * `round` changes. It says how many of them take part, so that one that has just been started
- * does not take part in a round that was begun without it. */
-enum { ROUND = 256 }; /* a round counts this much; the rest is how many helpers take part */
-_Static_assert((int)MAX_WORKERS < (int)ROUND, "their number fits");
+/* A worker's part in a round. */
 
-static struct {
-  uint32_t threads;  /* helpers running; changed by who set `starting`; atomic */
-  uint32_t starting; /* atomic */
-  uint32_t round;    /* rounds begun * ROUND + helpers that take part in this one; atomic */
-  uint32_t busy;     /* helpers that have not finished this round; atomic */
-  uint64_t marked;   /* bytes; atomic */
-} helpers;
+static uint64_t cputime;   /* ns, of all markers ever; atomic */
+static uint32_t next_part; /* of what workers share by counting; atomic */
 
-static void help(void) {
-  add_relaxed(&helpers.marked, mark_as_worker());
-  if (add_seqcst(&helpers.busy, -1u) == 0)
-    futexwakeup(&helpers.busy, 1);
+static bool take_part(size_t *part, size_t parts) {
+  *part = __atomic_fetch_add(&next_part, 1, __ATOMIC_RELAXED);
+  workers_may_pause();
+  return *part < parts;
 }
 
-static void helper(void *number) {
-  for (uint32_t seen = 0;;) {
-    uint32_t round = load_acquire(&helpers.round);
-    if (round == seen)
-      futexsleep(&helpers.round, seen, -1);
-    else if ((uintptr_t)number < round % ROUND)
-      help();
-    seen = round;
+static void run_round(int n, void (*round)(void)) {
+  store_relaxed(&next_part, 0);
+  workers_run(round, n);
+}
+
+static void with_new_marker(void (*fn)(struct marker *)) {
+  struct marker w;
+  int64_t start = os_thread_cputime();
+  marker_begin(&w);
+  this_marker = &w;
+  fn(&w);
+  this_marker = NULL;
+  report(&w);
+  marker_end(&w);
+  add_relaxed(&cputime, (uint64_t)(os_thread_cputime() - start));
+}
+
+/* What is in root ranges, for later: nothing is marked. */
+static void read_jobs(struct marker *w) {
+  struct job j;
+  while (work_try_get_job(&j))
+    do_job(w, &j);
+}
+static void read_roots(void) { with_new_marker(read_jobs); }
+
+/* Roots that are not plain ranges, what hangs on objects as special records, and everything from
+ * there. */
+static void mark_from_roots(struct marker *w) {
+  size_t shard, n = upcalls.special_shards();
+  while (take_part(&shard, n))
+    upcalls.mark_special_shard(shard, gc_scan_object, gc_mark_word);
+  work_until_done(w);
+}
+static void mark_round(void) { with_new_marker(mark_from_roots); }
+
+static void mark_from_noted(struct marker *w) {
+  size_t part, n = written_parts();
+  while (take_part(&part, n))
+    written_take(part, rescan, w);
+  work_until_done(w);
+}
+static void noted_round(void) { with_new_marker(mark_from_noted); }
+
+static void mark_from_written(struct marker *w) {
+  size_t part, n = written_parts();
+  while (take_part(&part, n)) {
+    written_find(part);
+    written_take(part, rescan, w);
   }
+  work_until_done(w);
+}
+static void written_round(void) { with_new_marker(mark_from_written); }
+
+/* A little help from a thread that has other things to do. */
+
+enum { STEPS_OF_HELP = 64 };
+
+static void few_steps(struct marker *w) {
+  for (int i = 0; i < STEPS_OF_HELP && step(w); i++)
+    ;
+  give_batches(w);
 }
 
-static uint32_t wanted_helpers;
-
-static void start_helpers(uint32_t n) {
-  for (uint32_t i = helpers.threads; i < n; i++) {
-    int err = os_thread_start(helper, (void *)(uintptr_t)i, 0, 0, "gort-mark");
-    if (err != 0) {
-      warn("cannot start thread %u of %u for marking: error %d\n", i + 1, n, err);
-      wanted_helpers = i; /* said once is enough */
-      return;
-    }
-    store_release(&helpers.threads, i + 1);
-  }
+bool mark_help(void) {
+  if (!work_join())
+    return false;
+  with_new_marker(few_steps);
+  work_leave();
+  return true;
 }
 
-void mark_init(int nworkers) {
-  wanted_helpers = nworkers < 1             ? 0
-                   : nworkers > MAX_WORKERS ? MAX_WORKERS - 1
-                                            : (uint32_t)nworkers - 1;
-  for (unsigned i = 0; i < NUM_SPAN_CLASSES; i++) {
-    slots[i].size = gort_class_to_size[spanclass_sizeclass((spanclass_t)i)];
-    slots[i].kind = (uint8_t)spanclass_kind((spanclass_t)i);
-  }
-}
-
-int mark_workers(void) { return (int)load_relaxed(&helpers.threads) + 1; }
-
-/* Whoever comes second leaves it to the first. */
-void mark_prepare(void) {
-  if (load_relaxed(&helpers.threads) == wanted_helpers || xchg_seqcst(&helpers.starting, 1))
-    return;
-  start_helpers(wanted_helpers);
-  store_release(&helpers.starting, 0);
-}
-
-void mark_after_fork(void) {
-  helpers.threads = 0;
-  helpers.starting = 0;
-  helpers.round = 0;
-  helpers.busy = 0;
-}
-
-static void begin_round(uint32_t n) {
-  store_relaxed(&helpers.marked, 0);
-  store_relaxed(&helpers.busy, n);
-  uint32_t round = load_relaxed(&helpers.round);
-  store_seqcst(&helpers.round, round - round % ROUND + ROUND + n);
-  futexwakeup(&helpers.round, MAX_WORKERS);
-}
-
-static void await_helpers(void) {
-  for (uint32_t n; (n = load_acquire(&helpers.busy)) != 0;)
-    futexsleep(&helpers.busy, n, -1);
-}
+/* A cycle. */
 
 static void add_root(uintptr_t lo, uintptr_t hi) {
   if (lo < hi)
     work_add_job(&(struct job){lo, hi, NULL, lo});
 }
 
-uint64_t mark_all(void) {
-  uint32_t n = load_acquire(&helpers.threads);
-  work_begin((int)n + 1);
-  store_relaxed(&next_shard, 0);
+void mark_begin(void) {
+  enum { FOR_ONE = 256 << 10 };
+  store_relaxed(&marked, 0);
   roots_scan(add_root);
-  begin_round(n);
-  uint64_t marked = mark_as_worker();
-  await_helpers();
+  run_round(roots_bytes <= FOR_ONE ? 1 : workers_count(), read_roots);
+}
+
+void mark_concurrently(int n) {
+  work_begin(n);
+  run_round(n, mark_round);
+}
+
+void mark_noted(int n) {
+  work_begin(n);
+  run_round(n, noted_round);
+}
+
+uint64_t mark_finish(void) {
+  int n = workers_count();
+  work_begin(n);
+  roots_scan(add_root);
+  run_round(n, written_round);
   work_end();
   mheap_marks_defined();
-  return marked + load_relaxed(&helpers.marked);
+  return load_relaxed(&marked);
+}
+
+uint64_t mark_all(void) {
+  int n = workers_count();
+  store_relaxed(&marked, 0);
+  work_begin(n);
+  roots_scan(add_root);
+  run_round(n, mark_round);
+  work_end();
+  mheap_marks_defined();
+  return load_relaxed(&marked);
+}
+
+uint64_t mark_cputime(void) { return load_relaxed(&cputime); }
+
+uint64_t mark_progress(void) { return load_relaxed(&marked); }
+
+void mark_after_fork(void) {
+  work_after_fork();
+  workers_after_fork();
+}
+
+void mark_init(void) {
+  for (unsigned i = 0; i < NUM_SPAN_CLASSES; i++) {
+    slots[i].size = gort_class_to_size[spanclass_sizeclass((spanclass_t)i)];
+    slots[i].kind = (uint8_t)spanclass_kind((spanclass_t)i);
+  }
 }

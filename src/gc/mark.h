@@ -4,14 +4,22 @@
 
 #include "base/base.h"
 
-/* How many workers are to mark, the collecting thread included; mark_prepare, with the world
- * running, starts those that are not there yet. With fewer threads than asked for marking works. */
-void mark_init(int nworkers);
-void mark_prepare(void);
+void mark_init(void);
+/* In a child of fork: whoever marked is gone. */
+void mark_after_fork(void);
+
 /* Marks everything reachable with all workers; world stopped. Returns the bytes marked. */
 uint64_t mark_all(void);
-/* In a child of fork: the helpers are gone. */
-void mark_after_fork(void);
-int mark_workers(void);
+
+/* The same in steps (gc/cycle.c): */
+void mark_begin(void);         /* world stopped: reads the roots */
+void mark_concurrently(int n); /* marks from them, with n workers, the caller included */
+void mark_noted(int n);        /* looks again at pages that are noted as written (gc/written.h) */
+uint64_t mark_finish(void);    /* world stopped: roots and written pages once more */
+/* Helps those who mark with some hundred objects; false: there is nothing to do now. Inside
+ * acquirem, or blocked. */
+bool mark_help(void);
+uint64_t mark_cputime(void);  /* ns of processor time that marking has taken so far */
+uint64_t mark_progress(void); /* bytes marked so far; about that, at any time */
 
 #endif

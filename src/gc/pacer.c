@@ -5,7 +5,9 @@
  * that the runtime holds. Near the limit cycles would follow each other without end; so however
  * low the limit, the heap may grow by a sixteenth, and by LEAST_STEP at least, with any percentage
  * as well: the limit is soft. */
+#include "gc/cycle.h"
 #include "gc/gc.h"
+#include "gc/mark.h"
 #include "gc/roots.h"
 #include "gc/work.h"
 #include "heap/malloc.h"
@@ -58,11 +60,71 @@ static uint64_t limit_goal(uint64_t live) {
   return room < live + step ? live + step : room;
 }
 
+/* Marking beside the program has to begin before the goal is reached: earlier by the part `lead` of
+ * the room that there is. It is what was allocated meanwhile in cycles before, and more; and grows
+ * at once when those who allocate had to help. Under the locks of the goal. */
+static double lead = 0.5;
+static const double LEAST_LEAD = 1.0 / 16, MOST_LEAD = 0.75;
+
+/* Of what was allocated when the last cycle began, how much it marked. */
+static double survived = 1;
+
+/* For the time of marking; constant meanwhile. */
+static struct {
+  uint64_t begun_at, end_at; /* bytes in the heap: at the beginning, and wanted at the end */
+  uint64_t work;             /* bytes that will be marked, about */
+} span;
+
+static uint64_t last_moment; /* bytes in the heap: nobody allocates beyond that; like goal */
+static bool helped;          /* somebody had to, in this cycle; atomic */
+
+static uint64_t room_above(uint64_t live) { return goal > live ? goal - live : 0; }
+
 void pacer_set_goal(void) {
   uint64_t live = gcstats.marked, by_percent = percent_goal(live), by_limit = limit_goal(live);
   goal = by_percent < by_limit ? by_percent : by_limit;
-  store_relaxed(&mheap.trigger, mheap.sbrk ? UINT64_MAX : goal);
+  uint64_t room = room_above(live);
+  uint64_t early = cycle_is_concurrent() ? (uint64_t)((double)room * lead) : 0;
+  store_relaxed(&mheap.trigger, mheap.sbrk || goal == UINT64_MAX ? UINT64_MAX : goal - early);
+  store_relaxed(&last_moment, goal > UINT64_MAX / 2 ? UINT64_MAX : goal + room / 4);
 }
+
+void pacer_begin_mark(uint64_t live) {
+  uint64_t least = live + LEAST_STEP;
+  span.begun_at = live;
+  span.end_at = goal < least ? least : goal;
+  span.work = (uint64_t)((double)live * survived);
+  store_relaxed(&helped, false);
+  if (last_moment < UINT64_MAX / 2)
+    store_relaxed(&last_moment, span.end_at + (span.end_at - live) / 2);
+}
+
+static double within(double lo, double x, double hi) { return x < lo ? lo : x > hi ? hi : x; }
+
+void pacer_end_mark(uint64_t allocated) {
+  uint64_t room = room_above(gcstats.marked);
+  double part = room > 0 ? 1.25 * (double)allocated / (double)room : 0;
+  double next = load_relaxed(&helped) ? lead * 1.5 : (lead + part) / 2;
+  lead = within(LEAST_LEAD, next, MOST_LEAD);
+  if (span.begun_at > 0)
+    survived = within(0.25, (double)mark_progress() / (double)span.begun_at, 1);
+}
+
+static double progress(void) {
+  uint64_t done = mark_progress();
+  return done >= span.work ? 1 : (double)done / (double)span.work;
+}
+
+bool pacer_is_behind(void) {
+  uint64_t live = load_relaxed(&mheap.live), room = span.end_at - span.begun_at;
+  if (live < span.begun_at + room / 16 ||
+      (double)(live - span.begun_at) <= (double)room * progress())
+    return false;
+  store_relaxed(&helped, true);
+  return true;
+}
+
+bool pacer_must_wait(void) { return load_relaxed(&mheap.live) > load_relaxed(&last_moment); }
 
 /* In pieces, for the lock keeps the thread from being stopped meanwhile. */
 static void scavenge(uint64_t bytes) {

@@ -137,14 +137,10 @@ size_t sweepone(void) {
 
 bool sweep_is_done(void) { return mcentral_all_swept() && load_seqcst(&mheap.sweepers) == 0; }
 
-bool gc_has_idle_work(void) { return !mcentral_all_swept(); }
-
-bool gc_idle_work(void) {
+bool sweep_some(void) {
   enum { SPANS = 16 };
-  if (!gc_has_idle_work())
-    return false;
   int n = 0;
-  while (n < SPANS && sweepone() != SIZE_MAX)
+  while (n < SPANS && !mcentral_all_swept() && sweepone() != SIZE_MAX)
     n++;
   return n > 0;
 }

@@ -5,6 +5,7 @@
 #include "base/kernel.h"
 #include "base/lock.h"
 #include "base/throw.h"
+#include "gc/workers.h"
 #include "os/os.h"
 
 enum { BLOCKS_AT_ONCE = 64, SPINS_BEFORE_SLEEP = 200 };
@@ -25,8 +26,8 @@ static struct {
   struct job *jobs; /* a stack */
   size_t njobs, cap;
   int nworkers, waiting;
-  uint32_t done; /* all workers wait: the round is over */
-} work;
+  uint32_t done; /* all workers wait: the round is over, or none has begun */
+} work = {.done = 1};
 
 static void *map(size_t size) {
   void *p = os_map(ALIGN_UP(size, os_page_size()), os_page_size());
@@ -90,6 +91,10 @@ void work_free_block(struct workbuf *b) {
 }
 
 void work_give_block(struct workbuf *b) {
+  if (b->n == 0) {
+    work_free_block(b);
+    return;
+  }
   lock_raw(&work.lock);
   b->next = work.full;
   store_relaxed(&work.full, b);
@@ -160,8 +165,17 @@ struct work work_try_get(void) {
   return w;
 }
 
+bool work_try_get_job(struct job *j) {
+  lock_raw(&work.lock);
+  bool got = work.njobs != 0;
+  if (got)
+    take_job(j);
+  unlock_raw(&work.lock);
+  return got;
+}
+
 static void wait_for_work(void) {
-  for (int i = 0; !anything() && load_acquire(&work.done) == 0; i++)
+  for (int i = 0; !anything() && load_acquire(&work.done) == 0; i++, workers_may_pause())
     if (i < SPINS_BEFORE_SLEEP)
       cpu_relax();
     else
@@ -175,7 +189,7 @@ struct work work_get(void) {
   bool got = take(&w);
   if (!got)
     store_relaxed(&work.waiting, work.waiting + 1);
-  if (work.waiting == work.nworkers)
+  if (!got && work.waiting == work.nworkers)
     store_release(&work.done, 1);
   while (!got && !work.done) {
     unlock_raw(&work.lock);
@@ -186,4 +200,35 @@ struct work work_get(void) {
   }
   unlock_raw(&work.lock);
   return w;
+}
+
+bool work_can_be_joined(void) { return load_acquire(&work.done) == 0 && anything(); }
+
+bool work_join(void) {
+  if (!work_can_be_joined())
+    return false;
+  lock_raw(&work.lock);
+  bool join = !work.done;
+  work.nworkers += join;
+  unlock_raw(&work.lock);
+  return join;
+}
+
+/* The others may all wait by now. */
+void work_leave(void) {
+  lock_raw(&work.lock);
+  work.nworkers--;
+  if (work.waiting == work.nworkers && !anything())
+    store_release(&work.done, 1);
+  unlock_raw(&work.lock);
+}
+
+/* What was found is of no use any more: nobody marks. */
+void work_after_fork(void) {
+  for (struct workbuf *b; (b = work.full) != NULL;) {
+    work.full = b->next;
+    work_free_block(b);
+  }
+  work.njobs = 0;
+  work.done = 1;
 }

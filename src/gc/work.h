@@ -27,14 +27,14 @@ struct job {
   uintptr_t base;        /* where the typed object begins */
 };
 
-/* Begins a round with this many workers. World stopped. */
+/* Begins a round with this many workers. */
 void work_begin(int nworkers);
 /* Ends it: all blocks are empty again, and memory for more than KEEP_BLOCKS of them goes back. */
 void work_end(void);
 
 struct workbuf *work_empty_block(void);
 void work_give_block(struct workbuf *b); /* full or not, to whoever needs work */
-void work_free_block(struct workbuf *b);
+void work_free_block(struct workbuf *b); /* what is in it is forgotten */
 void work_add_job(const struct job *j);
 /* Whether somebody waits for work and there is none to have. */
 bool work_wanted(void);
@@ -49,6 +49,19 @@ struct work {
 struct work work_get(void);
 /* The same without waiting: WORK_NONE when there is nothing now. The caller may hold work. */
 struct work work_try_get(void);
+
+/* For a while one more worker takes part, if there is anything to do: false, if not, or if no round
+ * goes on. It does not wait for work, and leaves without any. */
+bool work_join(void);
+void work_leave(void);
+/* Whether it is worth trying. */
+bool work_can_be_joined(void);
+
+/* A job, or false. */
+bool work_try_get_job(struct job *j);
+
+/* In a child of fork: nothing is left to do. */
+void work_after_fork(void);
 
 extern uint64_t work_sys; /* bytes obtained for blocks and jobs */
 

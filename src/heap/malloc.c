@@ -29,7 +29,7 @@ static unsigned class_for(size_t size, size_t align) {
 }
 
 /* The span is in its list, and can be found, before it is cleared, for the thread can be stopped
- * while it clears a gigabyte: what the collector may find in it meanwhile are stale words. */
+ * while it clears a gigabyte: the collector does not look into it meanwhile. */
 static uintptr_t large_alloc(size_t size, int kind, const gort_type *t) {
   size_t npages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT, bytes = npages << PAGE_SHIFT;
   if (kind == TYPED_ARRAY)
@@ -48,7 +48,8 @@ static uintptr_t large_alloc(size_t size, int kind, const gort_type *t) {
   if (kind == GORT_TYPED)
     heap_set_type_of(p, t);
   s->allocCount = 1;
-  bit_set(s->allocBits, 0);
+  store_relaxed(&s->clearing, dirty);
+  store_release(&s->allocBits[0], 1); /* it has its type: gc/mark.c */
   if (!mheap.marking)
     bit_clear(s->gcmarkBits, 0);
   m->stats.nlarge_alloc++;
@@ -56,8 +57,10 @@ static uintptr_t large_alloc(size_t size, int kind, const gort_type *t) {
   add_relaxed(&mheap.live, bytes);
   mcentral_add_full(s);
   releasem(m);
-  if (dirty)
+  if (dirty) {
     memset((void *)p, 0, bytes);
+    store_release(&s->clearing, 0);
+  }
   return p;
 }
 

@@ -47,9 +47,11 @@ static void set_taken(struct mspan *s, size_t lo, size_t hi) {
     bits_clear_range(s->gcmarkBits, lo, hi);
 }
 
+/* While marking goes on the slots of a run are marked anyway, and others set bits beside them. */
 static void set_free(struct mspan *s, size_t lo, size_t hi) {
   bits_clear_range(s->allocBits, lo, hi);
-  bits_set_range(s->gcmarkBits, lo, hi);
+  if (!mheap.marking)
+    bits_set_range(s->gcmarkBits, lo, hi);
 }
 
 /* The first free slot from searchword on; nelems when there is none. */
@@ -150,6 +152,6 @@ uintptr_t mcache_alloc(struct m *m, spanclass_t spc) {
     s = mspan_of_run(m->cache.alloc[spc]);
     p = s->run.freeptr;
   }
-  store_relaxed(&s->run.freeptr, p + s->elemsize);
+  store_release(&s->run.freeptr, p + s->elemsize); /* the slot before has its type: gc/mark.c */
   return p;
 }

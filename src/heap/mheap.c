@@ -156,6 +156,8 @@ void mheap_marks_defined(void) {
   valgrind_defined(mheap.bits, load_relaxed(&bits_used) * sizeof *mheap.bits);
 }
 
+size_t mheap_mark_bytes(void) { return (size_t)bits_half * sizeof *mheap.bits; }
+
 static bool bits_alloc(struct mspan *s) {
   uint32_t i = bits_free[s->nwords];
   if (i != 0) {
@@ -212,6 +214,7 @@ static void span_init(struct mspan *s, uintptr_t base, size_t npages, spanclass_
   s->limit = base + s->nelems * elemsize;
   s->spanclass = spc;
   s->needzero = dirty;
+  s->clearing = 0;
   s->listed = 0;
   s->allocCount = 0;
   s->searchword = 0;

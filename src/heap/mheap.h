@@ -76,6 +76,9 @@ uint64_t mheap_table_bytes(void);
 /* Which bits marking has set depends on words that may have no value yet; the bits have one
  * (base/valgrind.h). At the end of marking. */
 void mheap_marks_defined(void);
+
+/* Bytes of address space of all mark bits. */
+size_t mheap_mark_bytes(void);
 /* Takes it out of use for good, keeping the pages inaccessible (efence). */
 void mheap_fault(struct mspan *s);
 

@@ -90,10 +90,12 @@ struct mspan {
   uint16_t nelems;
   uint16_t nwords; /* 64-bit words in each bitmap */
   spanclass_t spanclass;
-  uint8_t state;       /* SPAN_...; under mheap.lock, read by any */
-  uint8_t needzero;    /* the pages are not known to be zero */
-  uint8_t listed;      /* which list of its mcentral it is in: 1 + its number; 0 none */
-  uint32_t sweepgen;   /* atomic */
+  uint8_t state;     /* SPAN_...; under mheap.lock, read by any */
+  uint8_t needzero;  /* the pages are not known to be zero */
+  uint8_t clearing;  /* of a large object: they are just being cleared, and what is in them is of no
+                        meaning; atomic */
+  uint8_t listed;    /* which list of its mcentral it is in: 1 + its number; 0 none */
+  uint32_t sweepgen; /* atomic */
   uint32_t allocCount; /* slots whose allocBits are set; the owner's (thread, or sweeper) */
   size_t elemsize;
   size_t npages;

@@ -10,6 +10,10 @@ static bool no_specials(struct mspan *s) {
   return false;
 }
 static bool no(void) { return false; }
+static bool no_slot_has(struct mspan *s, size_t i) {
+  (void)s, (void)i;
+  return false;
+}
 static void nothing(void) {}
 static void nothing_size(size_t n) { (void)n; }
 static void nothing_cycle(const struct gccycle *c) { (void)c; }
@@ -42,6 +46,7 @@ struct upcalls upcalls = {
     .sweep_specials = no_specials,
     .special_shards = no_shards,
     .mark_special_shard = nothing_marked,
+    .has_finalizer = no_slot_has,
     .mark_queues = nothing_scan,
     .createfing = nothing,
     .last_error = no_slot,

@@ -38,10 +38,11 @@ struct upcalls {
   bool (*sweep_specials)(struct mspan *s); /* before the bits are swapped; sets mark bits of what
                                         finalizers keep; true when something was queued */
   /* Marks what the finalizers' objects reach (not the objects) and the functions, for one of
-   * special_shards() parts of the heap; workers share these. World stopped. */
+   * special_shards() parts of the heap; workers share these. */
   size_t (*special_shards)(void);
   void (*mark_special_shard)(size_t shard, void (*scan_object)(uintptr_t base),
                              void (*mark_word)(uintptr_t p));
+  bool (*has_finalizer)(struct mspan *s, size_t i); /* whether a slot does; any thread */
   void (*mark_queues)(void (*scan)(uintptr_t lo, uintptr_t hi)); /* queued finalizers are roots */
   /* sched, for special: */
   void (*createfing)(void);   /* starts the finalizer goroutine, the first time */

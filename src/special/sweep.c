@@ -59,6 +59,23 @@ static void mark_special_shard(size_t shard, void (*scan_object)(uintptr_t base)
     mark_specials(s, scan_object, mark_word);
 }
 
+static bool has_finalizer(const struct special *s) {
+  while (s != NULL && s->kind != KindSpecialFinalizer)
+    s = s->next;
+  return s != NULL;
+}
+
+/* Asked by marking. */
+static bool slot_has_finalizer(struct mspan *s, size_t i) {
+  if (load_relaxed(&s->specials) == NULL)
+    return false;
+  lock_raw(&s->speciallock);
+  struct special **list = s->specials ? specials_find_slot(s, i) : NULL;
+  bool yes = list != NULL && has_finalizer(*list);
+  unlock_raw(&s->speciallock);
+  return yes;
+}
+
 /* --- Sweeping --------------------------------------------------------------------------------- */
 
 void freespecial(struct special *s, uintptr_t p, size_t size) {
@@ -79,12 +96,6 @@ void freespecial(struct special *s, uintptr_t p, size_t size) {
   default:
     throw("bad special kind");
   }
-}
-
-static bool has_finalizer(const struct special *s) {
-  while (s != NULL && s->kind != KindSpecialFinalizer)
-    s = s->next;
-  return s != NULL;
 }
 
 /* The object is dead. True when it was given another life. */
@@ -155,6 +166,7 @@ void special_init(void) {
   upcalls.sweep_specials = sweep_specials;
   upcalls.special_shards = special_shards;
   upcalls.mark_special_shard = mark_special_shard;
+  upcalls.has_finalizer = slot_has_finalizer;
   upcalls.mark_queues = mark_queues;
   upcalls.set_last_error = set_last_error;
 }

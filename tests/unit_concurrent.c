@@ -1,0 +1,264 @@
+/* Marking beside the program: what it must not miss, that gccheckmark finds what is missed, and
+ * that it can be done without. */
+#include "check.h"
+
+#include "base/atomic.h"
+#include "gc/cycle.h"
+#include "gc/gc.h"
+#include "gc/mark.h"
+#include "os/os.h"
+#include "os/written.h"
+
+#define CHECKED "GORTDEBUG=gcconcurrent=1,gccheckmark=1"
+
+enum { MAGIC = 0x600dbeef, LENGTH = 300000, LEAVES = 14 };
+
+struct node {
+  uint64_t magic;
+  struct node *next, *leaf[LEAVES];
+};
+
+static struct node *chain; /* is marked link by link, which takes a while */
+static uintptr_t last;     /* of it, hidden; its leaves are marked last of all */
+static struct node *early; /* is marked at once, for the first node of the chain points to it */
+
+static NOINLINE struct node *new_node(void) {
+  struct node *n = gort_new(struct node);
+  n->magic = MAGIC;
+  return n;
+}
+
+static NOINLINE void build(void) {
+  early = new_node();
+  chain = new_node();
+  last = hide(chain);
+  for (int i = 0; i < LEAVES; i++)
+    chain->leaf[i] = new_node();
+  for (int i = 0; i < LENGTH; i++) {
+    struct node *n = new_node();
+    n->next = chain;
+    chain = n;
+  }
+  chain->leaf[0] = early;
+}
+
+static void *collect(void *unused) {
+  gort_thread_attach();
+  gort_gc();
+  return unused;
+}
+
+/* Marking has begun with the chain, and is far from its end. (Under the thread sanitizer only who
+ * calls something is stopped.) */
+static void await_marking(void) {
+  while (load_relaxed(&gcphase) != GCmark || mark_progress() < 20 * sizeof(struct node))
+    if (UNDER_TSAN)
+      usleep(1);
+}
+
+static void copy_by_kernel(void *to, const void *from, size_t size) {
+  int fd[2];
+  CHECK(pipe(fd) == 0 && write(fd[1], from, size) == (ssize_t)size);
+  CHECK(read(fd[0], to, size) == (ssize_t)size);
+  close(fd[0]);
+  close(fd[1]);
+}
+
+/* Moves the leaves of the last node to `early`, which was scanned before. */
+static NOINLINE void move_leaves(bool by_kernel) {
+  struct node *from = reveal(last);
+  if (by_kernel)
+    copy_by_kernel(early->leaf, from->leaf, sizeof from->leaf);
+  else
+    memcpy(early->leaf, from->leaf, sizeof from->leaf);
+  memset(from->leaf, 0, sizeof from->leaf);
+}
+
+/* Marking will not be told of what was written to there. */
+static NOINLINE void steal(const void *p) {
+  uintptr_t at = ALIGN_DOWN((uintptr_t)p, os_page_size()), end = at + os_page_size();
+  struct os_range r;
+  while (at < end && os_written_find(&at, end, &r, 1) >= 0)
+    continue;
+}
+
+static NOINLINE void check_leaves(void) {
+  for (int i = 0; i < LEAVES; i++)
+    CHECK(early->leaf[i] && early->leaf[i]->magic == MAGIC);
+}
+
+static void close_all(void) {
+  for (int fd = 3; fd < 1000; fd++)
+    close(fd);
+}
+
+enum how { PLAINLY, BY_KERNEL, IN_SECRET, WITH_ALL_CLOSED };
+
+static void move_while_marking(enum how how) {
+  build();
+  scrub_stack(); /* nobody else knows of the last node */
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, collect, NULL) == 0);
+  await_marking();
+  if (how == WITH_ALL_CLOSED)
+    close_all();
+  move_leaves(how == BY_KERNEL);
+  if (how == IN_SECRET)
+    steal(early);
+  scrub_stack();
+  pthread_join(thread, NULL);
+  check_leaves();
+}
+
+static void need_concurrent(void) {
+  gort_init();
+  gort_set_gc_percent(-1);
+  if (!cycle_is_concurrent())
+    _exit(77);
+}
+
+CASE(moved) {
+  need_concurrent();
+  for (int i = 0; i < 10; i++)
+    move_while_marking(PLAINLY);
+}
+
+/* With bad luck marking comes to an end before anything could be stolen. */
+CASE(moved_in_secret) {
+  need_concurrent();
+  for (int i = 0; i < 20; i++)
+    move_while_marking(IN_SECRET);
+}
+
+static bool can_do_it(const struct outcome *o) {
+  return !WIFEXITED(o->status) || WEXITSTATUS(o->status) != 77;
+}
+
+static void test_what_moves_is_found(void **state) {
+  (void)state;
+  const struct outcome *o = run_case("moved", "", ENV(CHECKED));
+  if (!can_do_it(o))
+    skip();
+  if (o->hung || o->status != 0 || *o->err) {
+    print_outcome("moved", o);
+    fail();
+  }
+}
+
+static void test_what_is_missed_is_reported(void **state) {
+  (void)state;
+  const struct outcome *o = run_case("moved_in_secret", "", ENV(CHECKED));
+  if (!can_do_it(o))
+    skip();
+  if (!aborted(o) || !strstr(o->err, "is reachable, but was not marked") ||
+      !strstr(o->err, "at offset ")) {
+    print_outcome("moved_in_secret", o);
+    fail();
+  }
+}
+
+CASE(stands_still) {
+  gort_init();
+  CHECK(!cycle_is_concurrent());
+  for (int i = 0; i < 3; i++)
+    build(), gort_gc();
+  CHECK(chain->magic == MAGIC);
+}
+
+static void test_the_world_can_be_stopped_instead(void **state) {
+  (void)state;
+  const struct outcome *o =
+      run_case("stands_still", "", ENV(CHECKED ",gcstoptheworld=1,gctrace=1"));
+  if (o->hung || o->status != 0 || !strstr(o->err, "stop-the-world") ||
+      strstr(o->err, "concurrent")) {
+    print_outcome("stands_still", o);
+    fail();
+  }
+}
+
+/* Programs close descriptors that they do not know. From then on the world is stopped. */
+CASE(descriptors_closed) {
+  need_concurrent();
+  move_while_marking(WITH_ALL_CLOSED);
+  CHECK(!cycle_is_concurrent());
+  for (int i = 0; i < 3; i++) {
+    gort_gc();
+    check_leaves();
+  }
+}
+
+static void test_descriptors_can_be_closed(void **state) {
+  (void)state;
+  const struct outcome *o = run_case("descriptors_closed", "", ENV(CHECKED));
+  if (!can_do_it(o))
+    skip();
+  if (o->hung || o->status != 0) {
+    print_outcome("descriptors_closed", o);
+    fail();
+  }
+}
+
+/* A child is alone, in the middle of a cycle of its parent's. */
+CASE(forked) {
+  need_concurrent();
+  for (int i = 0; i < 5; i++) {
+    build();
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, collect, NULL) == 0);
+    await_marking();
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+      alarm(60);
+      gort_gc();
+      build();
+      gort_gc();
+      _exit(chain->magic != MAGIC);
+    }
+    pthread_join(thread, NULL);
+    await_child(pid);
+  }
+}
+
+static void test_a_fork_meanwhile(void **state) {
+  (void)state;
+  if (UNDER_TSAN || UNDER_QEMU)
+    skip();
+  const struct outcome *o = run_case("forked", "", ENV(CHECKED ",verifyheap=1"));
+  if (!can_do_it(o))
+    skip();
+  if (o->hung || o->status != 0 || *o->err) {
+    print_outcome("forked", o);
+    fail();
+  }
+}
+
+/* The kernel's writes count as well. */
+CASE(read_while_marking) {
+  need_concurrent();
+  for (int i = 0; i < 10; i++)
+    move_while_marking(BY_KERNEL);
+}
+
+static void test_what_the_kernel_writes(void **state) {
+  (void)state;
+  const struct outcome *o = run_case("read_while_marking", "", ENV(CHECKED));
+  if (!can_do_it(o))
+    skip();
+  if (o->hung || o->status != 0 || *o->err) {
+    print_outcome("read_while_marking", o);
+    fail();
+  }
+}
+
+int main(int argc, char **argv) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_what_moves_is_found),
+      cmocka_unit_test(test_what_is_missed_is_reported),
+      cmocka_unit_test(test_the_world_can_be_stopped_instead),
+      cmocka_unit_test(test_descriptors_can_be_closed),
+      cmocka_unit_test(test_a_fork_meanwhile),
+      cmocka_unit_test(test_what_the_kernel_writes),
+  };
+  CHECK_MAIN(argc, argv, tests, (void)0);
+}
