@@ -134,15 +134,19 @@ static bool can_do_it(const struct outcome *o) {
   return !WIFEXITED(o->status) || WEXITSTATUS(o->status) != 77;
 }
 
-static void test_what_moves_is_found(void **state) {
-  (void)state;
-  const struct outcome *o = run_case("moved", "", ENV(CHECKED));
+static void expect_success(const char *name, const char *setting) {
+  const struct outcome *o = run_case(name, "", ENV(setting));
   if (!can_do_it(o))
     skip();
   if (o->hung || o->status != 0 || *o->err) {
-    print_outcome("moved", o);
+    print_outcome(name, o);
     fail();
   }
+}
+
+static void test_what_moves_is_found(void **state) {
+  (void)state;
+  expect_success("moved", CHECKED);
 }
 
 static void test_what_is_missed_is_reported(void **state) {
@@ -189,13 +193,7 @@ CASE(descriptors_closed) {
 
 static void test_descriptors_can_be_closed(void **state) {
   (void)state;
-  const struct outcome *o = run_case("descriptors_closed", "", ENV(CHECKED));
-  if (!can_do_it(o))
-    skip();
-  if (o->hung || o->status != 0) {
-    print_outcome("descriptors_closed", o);
-    fail();
-  }
+  expect_success("descriptors_closed", CHECKED);
 }
 
 /* A child is alone, in the middle of a cycle of its parent's. */
@@ -224,13 +222,7 @@ static void test_a_fork_meanwhile(void **state) {
   (void)state;
   if (UNDER_TSAN || UNDER_QEMU)
     skip();
-  const struct outcome *o = run_case("forked", "", ENV(CHECKED ",verifyheap=1"));
-  if (!can_do_it(o))
-    skip();
-  if (o->hung || o->status != 0 || *o->err) {
-    print_outcome("forked", o);
-    fail();
-  }
+  expect_success("forked", CHECKED ",verifyheap=1");
 }
 
 /* The kernel's writes count as well. */
@@ -242,13 +234,7 @@ CASE(read_while_marking) {
 
 static void test_what_the_kernel_writes(void **state) {
   (void)state;
-  const struct outcome *o = run_case("read_while_marking", "", ENV(CHECKED));
-  if (!can_do_it(o))
-    skip();
-  if (o->hung || o->status != 0 || *o->err) {
-    print_outcome("read_while_marking", o);
-    fail();
-  }
+  expect_success("read_while_marking", CHECKED);
 }
 
 int main(int argc, char **argv) {

@@ -44,7 +44,7 @@ static void start_threads(void) {
   leaveblocked(m);
 }
 
-/* Another may have run a cycle while this one waited. World stopped. */
+/* Another may have run a cycle while this one waited for cyclesema, which it holds now. */
 static bool is_needed(const struct request *q) {
   switch (q->reason) {
   case HEAP:
@@ -66,20 +66,23 @@ static void take_cyclesema(void) {
   leaveblocked(m);
 }
 
+static void run_one(struct gccycle *c, bool forced) {
+  sweep_finish();
+  cycle_prepare();
+  stop_with_roots();
+  cycle_run(c, forced);
+  starttheworld();
+  cycle_end();
+}
+
 /* On the system stack, so that nothing of the collector's own is found on the caller's. */
 static void collect(void *arg) {
   struct request *q = arg;
   start_threads();
   take_cyclesema();
-  sweep_finish();
-  cycle_prepare();
-  stop_with_roots();
   q->ran = is_needed(q);
   if (q->ran)
-    cycle_run(&q->cycle, q->reason == FORCED);
-  starttheworld();
-  if (q->ran)
-    cycle_end();
+    run_one(&q->cycle, q->reason == FORCED);
   unlock_raw(&cyclesema);
   if (q->ran)
     background_wake();

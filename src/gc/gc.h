@@ -16,9 +16,9 @@ void gc_after_fork(void);
 void gc_collect(uintptr_t sp);
 /* Runs a cycle if the heap has reached its goal. */
 void gc_trigger(void);
-/* Runs a cycle if the last one ended gc_period ago, or earlier; and how long until that may be so.
- */
-void gc_when_due(void); /* or if the heap has reached its goal */
+/* Runs a cycle if the pacer has asked the background thread for one, or if the last one ended
+ * gc_period ago, or earlier; and how long until the latter may be so. */
+void gc_when_due(void);
 int64_t gc_time_left(int64_t now);
 extern int64_t gc_period; /* ns; constant but for tests */
 

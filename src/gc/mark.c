@@ -392,10 +392,12 @@ static void rescan_page(struct again *a) {
   rescan_span(a, &mheap.spans[span]);
 }
 
+static uintptr_t
+    again_bytes; /* looked at in one go: a page, the system's or the heap's; constant */
+
 static void rescan(uintptr_t lo, uintptr_t hi, void *w) {
-  const uintptr_t unit = os_page_size() < PAGE_SIZE ? os_page_size() : PAGE_SIZE;
-  for (; lo < hi; lo += unit) {
-    struct again a = {w, lo, lo + unit, NULL};
+  for (; lo < hi; lo += again_bytes) {
+    struct again a = {w, lo, lo + again_bytes, NULL};
     rescan_page(&a);
     drain(w);
   }
@@ -559,6 +561,7 @@ void mark_after_fork(void) {
 }
 
 void mark_init(void) {
+  again_bytes = os_page_size() < PAGE_SIZE ? os_page_size() : PAGE_SIZE;
   for (unsigned i = 0; i < NUM_SPAN_CLASSES; i++) {
     slots[i].size = gort_class_to_size[spanclass_sizeclass((spanclass_t)i)];
     slots[i].kind = (uint8_t)spanclass_kind((spanclass_t)i);
