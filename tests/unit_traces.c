@@ -4,6 +4,7 @@
 #include "base/atomic.h"
 #include "base/kernel.h"
 #include "sched/sched.h"
+#include "sched/unwind.h"
 
 static void sleep_for_good(void *unused) {
   (void)unused;
@@ -46,9 +47,29 @@ static void test_waiting_times(void **state) {
   expect_waiting(g, 600 * minute, "sleep, 600 minutes");
 }
 
+/* A linkage stub's frame is described by an expression, for it grows in the middle: before the
+ * eleventh byte the return address is on top, after it below another word. */
+static void test_linkage_stubs(void **state) {
+  (void)state;
+#if defined(__x86_64__)
+  uintptr_t words[4] = {0x1000, 0x2000, 0x3000, 0x4000}, stub;
+  struct readable r = {.stack = {{(uintptr_t)words, (uintptr_t)(words + 4)}}};
+  __asm__("lea getppid@PLT(%%rip), %0" : "=r"(stub));
+  for (uintptr_t i = 0; i < 16; i++) {
+    struct frame f = {.pc = stub + i, .sp = (uintptr_t)words, .interrupted = true};
+    assert_true(unwind(&f, &r));
+    assert_int_equal(f.pc, words[i >= 11]);
+    assert_int_equal(f.sp, (uintptr_t)&words[1 + (i >= 11)]);
+  }
+#else
+  skip();
+#endif
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_waiting_times),
+      cmocka_unit_test(test_linkage_stubs),
   };
   CHECK_MAIN(argc, argv, tests, gort_init());
 }

@@ -32,6 +32,11 @@
  * locks: a signal that came too early was preceded by the bit. STOP_PREEMPT is cleared only just
  * before its request is carried out.
  *
+ * Why everybody gets on. A thread that the world was stopped for has to be woken by the kernel. Who
+ * stops the world again and again could be at its next stop by then, each time, and the thread
+ * would never run. So who is about to stop the world waits until all have left the last stop, and
+ * have had some time for themselves (let_others_go_on).
+ *
  * Fork needs less: that nobody is inside the runtime while the memory is copied. And it must not
  * ask for more, for fork takes locks of libc that a stopped thread may hold. So for a fork the
  * bit is STOP_FORK, which acquirem honours at the entrance, and a thread that is not inside only
@@ -83,6 +88,11 @@ static bool queue_was_full;  /* some signal could not be sent yet; the stopper\'
 static uint32_t arrivals;
 static uint32_t stopper_sleeps; /* atomic */
 
+/* Threads that wait for the world to run on, counted; atomic. */
+static uint32_t standing;
+static int64_t started_at; /* nanotime() when it was let run on, 0 if nobody waited for it; under
+                              worldsema */
+
 /* 1 while the stopper looks for running threads and signals them; atomic. */
 static uint32_t signalling;
 
@@ -96,8 +106,10 @@ static bool within(struct stack s, uintptr_t p) { return p >= s.lo && p < s.hi; 
 
 static void sleep_while_waiting(uint32_t what) {
   uint32_t now;
+  add_seqcst(&standing, 1);
   while (((now = load_seqcst(&gcwaiting)) & what) != 0)
     futexsleep(&gcwaiting, now, -1);
+  add_seqcst(&standing, (uint32_t)-1);
 }
 
 /* Stands still as M_STOPPED while gcwaiting is one of `what`. What to scan has been published. */
@@ -185,13 +197,23 @@ void wait_for_fork(struct m *m) {
     spill_and_call(wait_spilled, m);
 }
 
-void gort_stop_here(void) {
-  struct m *m = getm();
-  stop_if_asked(m);
-  if ((load_relaxed(&m->cache.stop) & STOP_PREEMPT) == 0 || !may_stop(m))
-    return;
+/* Whether it was asked to, and did: it may be back on another thread then. */
+static bool give_way(struct m *m) {
+  if (!asked(m, STOP_PREEMPT) || !may_stop(m))
+    return false;
   and_relaxed(&m->cache.stop, ~(uint32_t)STOP_PREEMPT);
-  upcalls.safepoint(m);
+  acquirem();
+  bool gave_way = upcalls.safepoint(m);
+  getm()->locks--;
+  signal_fence();
+  return gave_way;
+}
+
+void gort_stop_here(void) {
+  do
+    stop_if_asked(getm());
+  while (give_way(getm()));
+  stop_if_asked(getm());
 }
 
 void ask_preempt(struct m *m) { or_relaxed(&m->cache.stop, STOP_PREEMPT); }
@@ -441,11 +463,24 @@ static void take_worldsema(struct m *m) {
     spill_and_call(await_worldsema, m);
 }
 
+/* Under worldsema, the world running. */
+static void let_others_go_on(void) {
+  const int64_t a_while = 50000;
+  int64_t until = started_at + a_while, left;
+  while (load_seqcst(&standing) != 0) {
+    futexsleep(&gcwaiting, 0, a_while);
+    until = nanotime() + a_while;
+  }
+  while ((left = until - nanotime()) > 0)
+    futexsleep(&gcwaiting, 0, left);
+}
+
 /* Makes the caller the only one that may stop others. A thread that is not attached has no m to
  * be inside of. */
 static void become_stopper(const char *why) {
   struct m *m = attached() ? acquirem() : NULL;
   take_worldsema(m);
+  let_others_go_on();
   lock_raw(&allm_lock);
   stop_why = why;
   store_relaxed(&stopper, m);
@@ -454,6 +489,7 @@ static void become_stopper(const char *why) {
 static void cease_to_be_stopper(void) {
   struct m *m = load_relaxed(&stopper);
   store_relaxed(&stopper, NULL);
+  started_at = load_seqcst(&standing) != 0 ? nanotime() : 0;
   store_seqcst(&gcwaiting, 0);
   futexwakeup(&gcwaiting, INT_MAX);
   unlock_raw(&allm_lock);
@@ -498,6 +534,9 @@ void start_after_fork(void) {
   ask_nobody(STOP_FORK);
   cease_to_be_stopper();
 }
+
+/* Of those who stood nobody is there any more. */
+void stop_after_fork(void) { store_relaxed(&standing, 0); }
 
 int64_t world_stopping_since(void) { return stopping_since; }
 bool world_is_stopped(void) { return load_relaxed(&stopped); }

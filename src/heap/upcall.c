@@ -10,6 +10,10 @@ static bool no_specials(struct mspan *s) {
   return false;
 }
 static bool no(void) { return false; }
+static bool not_by_m(struct m *m) {
+  (void)m;
+  return false;
+}
 static bool no_slot_has(struct mspan *s, size_t i) {
   (void)s, (void)i;
   return false;
@@ -35,7 +39,7 @@ struct upcalls upcalls = {
     .gc_for_memory = no,
     .large_allocated = nothing_size,
     .object_moved = nothing_traced,
-    .safepoint = nothing_m,
+    .safepoint = not_by_m,
     .scan_goroutines = nothing_scan,
     .entersyscall = nothing_m,
     .exitsyscall = nothing_m,

@@ -103,8 +103,8 @@ static void park_commit(struct m *m, struct g *g) {
     commit(g->commit_arg);
 }
 
-void gopark(void (*commit)(void *arg), void *arg, enum waitreason why) {
-  struct m *m = acquirem();
+/* acquirem is held, once, and when this returns. */
+static void park(struct m *m, void (*commit)(void *arg), void *arg, enum waitreason why) {
   struct g *g = m->curg;
   untie_main(m, g);
   g->commit = commit;
@@ -112,6 +112,10 @@ void gopark(void (*commit)(void *arg), void *arg, enum waitreason why) {
   g->waitreason = (uint8_t)why;
   store_relaxed(&g->waitsince, load_relaxed(&sched.clock));
   mcall(park_commit);
+}
+
+void gopark(void (*commit)(void *arg), void *arg, enum waitreason why) {
+  park(acquirem(), commit, arg, why);
   releasem(getm());
 }
 
@@ -190,16 +194,17 @@ static bool should_yield(struct m *m) {
 static bool should_yield(const struct m *m) { return m->p && (!runqempty(m->p) || others_want(m)); }
 #endif
 
-/* Upcall: the calling thread was asked to give way, and holds no locks. */
-void safepoint(struct m *m) {
+/* Upcall: the calling thread was asked to give way. acquirem is held, and nothing else. */
+bool safepoint(struct m *m) {
   struct g *g = m->curg;
   if (!g || m->systemsp == 0)
-    return;
-  if (halted(g))
-    park_halted();
-  if (should_yield(m)) {
-    acquirem();
-    mcall(preempt_commit);
-    releasem(getm());
+    return false;
+  if (halted(g)) {
+    park(m, NULL, NULL, waitReasonHalted);
+    m = getm();
   }
+  if (!should_yield(m))
+    return false;
+  mcall(preempt_commit);
+  return true;
 }

@@ -208,7 +208,7 @@ void mcall_g0(void (*leave)(struct m *m, struct g *g));
 void arrive_on(struct g *g);
 void goyield(void);       /* on a goroutine: behind all others */
 void yield_to_next(void); /* lets the goroutine go first that was made ready just now */
-void safepoint(struct m *m);
+bool safepoint(struct m *m);
 void park_halted(void);
 
 /* syscall.c */

@@ -5,7 +5,8 @@
  * and that description, .eh_frame, is loaded with every program and library. It is a small
  * language, in which each function has a program that fills a row of a table:
  *
- *     CFA     the stack pointer as it was before the function was called, from a register
+ *     CFA     the stack pointer as it was before the function was called: from a register, or as
+ *             the value of an expression
  *     fp, ra  where the caller's frame pointer and the return address lie, from the CFA
  *
  * Other registers are left out: functions that find their CFA by them are hardly ever met. There,
@@ -126,7 +127,14 @@ static int64_t take_sleb(struct cursor *c) {
   return (int64_t)value;
 }
 
-static void skip_block(struct cursor *c) { skip(c, take_uleb(c)); }
+static struct cursor take_block(struct cursor *c) {
+  uint64_t bytes = take_uleb(c);
+  const uint8_t *begin = c->at;
+  skip(c, bytes);
+  return (struct cursor){begin, c->at};
+}
+
+static void skip_block(struct cursor *c) { take_block(c); }
 
 /* How many bytes an encoded pointer has, by the low bits of its encoding; 0: not known here. */
 static size_t pointer_size(uint8_t encoding) {
@@ -270,7 +278,7 @@ struct rule {
 struct row {
   uint64_t cfa_reg;
   int64_t cfa_offset;
-  bool cfa_known;
+  struct cursor cfa_expression; /* in place of the two; empty: none */
   struct rule fp, ra;
 };
 
@@ -299,7 +307,7 @@ static void restore(struct machine *v, uint64_t reg) {
 static void set_cfa(struct row *row, uint64_t reg, int64_t offset) {
   row->cfa_reg = reg;
   row->cfa_offset = offset;
-  row->cfa_known = true;
+  row->cfa_expression = (struct cursor){NULL, NULL};
 }
 
 static int64_t take_scaled(struct machine *v, struct cursor *c) {
@@ -360,8 +368,7 @@ static bool run_extended(struct machine *v, struct cursor *c, uint8_t op) {
     row->cfa_offset = (int64_t)take_uleb(c);
     return true;
   case 0x0f: /* def_cfa_expression */
-    row->cfa_known = false;
-    skip_block(c);
+    row->cfa_expression = take_block(c);
     return true;
   case 0x10: /* expression, val_expression */
   case 0x16:
@@ -413,7 +420,7 @@ static bool run(struct machine *v, struct cursor c) {
 }
 
 static bool can_be_followed(const struct row *row) {
-  return row->cfa_known && (row->cfa_reg == REG_SP || row->cfa_reg == REG_FP) &&
+  return (left(&row->cfa_expression) > 0 || row->cfa_reg == REG_SP || row->cfa_reg == REG_FP) &&
          row->ra.where != NOT_KNOWN && row->fp.where != NOT_KNOWN;
 }
 
@@ -429,7 +436,91 @@ static bool find_row(const struct description *d, uintptr_t pc, struct row *row)
   return can_be_followed(row);
 }
 
+/* Expressions: a stack of words, and instructions that take from it and put on it. The linker
+ * describes its stubs by one, and compilers the functions that align their stack: what these need
+ * is here. */
+
+struct words {
+  uintptr_t word[8];
+  size_t n;
+};
+
+static bool push(struct words *w, uintptr_t word) {
+  if (w->n == COUNT_OF(w->word))
+    return false;
+  w->word[w->n++] = word;
+  return true;
+}
+
+static bool push_register(struct words *w, const struct frame *f, unsigned reg, int64_t offset) {
+  uintptr_t value = reg == REG_SP ? f->sp : reg == REG_FP ? f->fp : f->pc;
+  return (reg == REG_SP || reg == REG_FP || reg == REG_RA) && push(w, value + (uintptr_t)offset);
+}
+
+static bool dereference(struct words *w, const struct readable *r) {
+  return w->n > 0 && read_word(r, w->word[w->n - 1], &w->word[w->n - 1]);
+}
+
+/* The two on top make way for what becomes of them. */
+static bool combine(struct words *w, uint8_t op) {
+  if (w->n < 2)
+    return false;
+  uintptr_t b = w->word[--w->n], *a = &w->word[w->n - 1];
+  switch (op) {
+  case 0x1a: /* and */
+    *a &= b;
+    return true;
+  case 0x1c: /* minus */
+    *a -= b;
+    return true;
+  case 0x22: /* plus */
+    *a += b;
+    return true;
+  case 0x24: /* shl */
+    *a = b < 64 ? *a << b : 0;
+    return true;
+  case 0x2a: /* ge */
+    *a = (intptr_t)*a >= (intptr_t)b;
+    return true;
+  default:
+    return false;
+  }
+}
+
+static bool evaluate(struct cursor c, const struct frame *f, const struct readable *r,
+                     uintptr_t *value) {
+  enum { DEREF = 0x06, CONST1U = 0x08, CONST2U = 0x0a, PLUS = 0x22, PLUS_UCONST };
+  enum { LIT0 = 0x30, REG0 = 0x50, BREG0 = 0x70, BREG31 = 0x8f };
+  struct words w = {.n = 0};
+  bool fine = true;
+  while (fine && c.at < c.end) {
+    uint8_t op = (uint8_t)take(&c, 1);
+    if (op >= BREG0 && op <= BREG31)
+      fine = push_register(&w, f, op - BREG0, take_sleb(&c));
+    else if (op >= LIT0 && op < REG0)
+      fine = push(&w, op - LIT0);
+    else if (op == DEREF)
+      fine = dereference(&w, r);
+    else if (op == CONST1U || op == CONST2U)
+      fine = push(&w, take(&c, op == CONST1U ? 1 : 2));
+    else if (op == PLUS_UCONST)
+      fine = push(&w, take_uleb(&c)) && combine(&w, PLUS);
+    else
+      fine = combine(&w, op);
+  }
+  *value = fine && w.n > 0 ? w.word[w.n - 1] : 0;
+  return fine && w.n > 0;
+}
+
 /* Following it. */
+
+static bool find_cfa(const struct frame *f, const struct row *row, const struct readable *r,
+                     uintptr_t *cfa) {
+  if (left(&row->cfa_expression) > 0)
+    return evaluate(row->cfa_expression, f, r, cfa);
+  *cfa = (row->cfa_reg == REG_SP ? f->sp : f->fp) + (uintptr_t)row->cfa_offset;
+  return true;
+}
 
 static bool apply(struct rule rule, uintptr_t unchanged, uintptr_t cfa, const struct readable *r,
                   uintptr_t *value) {
@@ -440,9 +531,8 @@ static bool apply(struct rule rule, uintptr_t unchanged, uintptr_t cfa, const st
 /* A return address that has not been saved is still in its register: in the function that was
  * interrupted alone. One that is nowhere is the end of the stack, as 0 is. */
 static bool unwind_by_row(struct frame *f, const struct row *row, const struct readable *r) {
-  uintptr_t base = row->cfa_reg == REG_SP ? f->sp : f->fp;
-  uintptr_t cfa = base + (uintptr_t)row->cfa_offset, fp, pc;
-  if (row->ra.where == UNCHANGED && !f->interrupted)
+  uintptr_t cfa, fp, pc;
+  if ((row->ra.where == UNCHANGED && !f->interrupted) || !find_cfa(f, row, r, &cfa))
     return false;
   return apply(row->ra, f->link, cfa, r, &pc) && apply(row->fp, f->fp, cfa, r, &fp) &&
          set_caller(f, pc, cfa, fp);
