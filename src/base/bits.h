@@ -28,10 +28,11 @@ static inline uint64_t range_mask(size_t w, size_t lo, size_t hi) {
   return low_bits(to > 64 ? 64 : (unsigned)to) & ~low_bits((unsigned)from);
 }
 
-/* Of a bitmap that one thread changes and others may look at meanwhile: whole words are stored. */
+/* Of a bitmap that one thread changes and others may look at meanwhile: whole words are stored. Who
+ * finds a bit set finds what was written before it. */
 static inline void bits_set_range(uint64_t *w, size_t lo, size_t hi) {
   for (size_t i = lo >> 6; lo < hi && i <= (hi - 1) >> 6; i++)
-    __atomic_store_n(&w[i], w[i] | range_mask(i, lo, hi), __ATOMIC_RELAXED);
+    __atomic_store_n(&w[i], w[i] | range_mask(i, lo, hi), __ATOMIC_RELEASE);
 }
 
 static inline void bits_clear_range(uint64_t *w, size_t lo, size_t hi) {

@@ -320,7 +320,7 @@ struct again {
   uintptr_t *copy;  /* of what is at lo; NULL: there is none */
 };
 
-static inline void follow_again(const struct again *a, uintptr_t slot) {
+UNSANITIZED static inline void follow_again(const struct again *a, uintptr_t slot) {
   uintptr_t p = *(const volatile uintptr_t *)slot;
   if (a->copy != NULL) {
     uintptr_t *before = a->copy + (slot - a->lo) / PTR_SIZE;
@@ -361,7 +361,7 @@ static void follow_object(struct again *a, const struct mspan *s, uintptr_t obj)
  */
 static bool was_scanned(struct mspan *s, size_t i) {
   uint64_t bit = UINT64_C(1) << (i & 63);
-  if ((load_relaxed(&s->allocBits[i >> 6]) & bit) == 0)
+  if ((load_acquire(&s->allocBits[i >> 6]) & bit) == 0)
     return false;
   return (load_relaxed(&s->gcmarkBits[i >> 6]) & bit) != 0 || upcalls.has_finalizer(s, i);
 }

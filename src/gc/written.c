@@ -13,8 +13,9 @@
 enum { PART_SHIFT = 24, RANGES = 128 };
 static const uintptr_t PART = (uintptr_t)1 << PART_SHIFT;
 
-static uint64_t *noted;       /* NULL: not begun yet */
-static bool available, tried; /* changed by who runs a cycle */
+static uint64_t *noted; /* NULL: not begun yet */
+static bool available;  /* atomic */
+static bool tried;      /* by who runs a cycle */
 static unsigned page_shift;
 
 static bool begin(void) {
@@ -30,7 +31,7 @@ bool written_available(void) {
     tried = true;
     available = begin();
   }
-  return available;
+  return load_relaxed(&available);
 }
 
 static uintptr_t used(void) { return load_acquire(&mheap.used); }
@@ -66,7 +67,7 @@ size_t written_find(size_t part) {
   while (at < hi) {
     long n = os_written_find(&at, hi, r, RANGES);
     if (n < 0) { /* whatever was written: all of it */
-      available = false;
+      store_relaxed(&available, false);
       return pages + note(part_lo(part), hi);
     }
     for (long i = 0; i < n; i++)

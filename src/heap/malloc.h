@@ -40,8 +40,9 @@ static inline const gort_type *heap_type_of(uintptr_t obj) {
 static inline void heap_set_type_of(uintptr_t obj, const gort_type *t) {
   *(unaligned_type *)(gort_ptrbits + (obj >> 6)) = t;
 }
-/* The pointer bits of the words from obj on; as many as a slot has, and others. */
-static inline uint64_t heap_ptrbits_of(uintptr_t obj) {
+/* The pointer bits of the words from obj on; as many as a slot has, and others. Those of the slot
+ * do not change any more; a neighbour's may just be set, in the same word, which is no matter. */
+UNSANITIZED static inline uint64_t heap_ptrbits_of(uintptr_t obj) {
   return *(unaligned_bits *)(gort_ptrbits + (obj >> 6)) >> (obj >> 3 & 7);
 }
 

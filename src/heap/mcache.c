@@ -76,13 +76,21 @@ static size_t run_end(const struct mspan *s, size_t lo) {
   return lo + n > s->nelems ? s->nelems : lo + n;
 }
 
-/* Takes the span's next run; false when it is full. */
+/* Readers (isFree) must not take the old freeptr for the new run's: between the two there is no
+ * run. */
+static void set_run(struct mspan *s, uintptr_t p, uintptr_t end) {
+  store_relaxed(&s->run.runend, 0);
+  store_release(&s->run.freeptr, p);
+  store_release(&s->run.runend, end);
+}
+
+/* Takes the span's next run; false when it is full. Who finds a slot taken finds that it is part of
+ * a run, or was, and in it no type but its own: so its bits are set last. */
 static bool refill_run(struct m *m, struct mspan *s) {
   size_t lo = next_free(s);
   if (lo == s->nelems)
     return false;
   size_t hi = run_end(s, lo);
-  set_taken(s, lo, hi);
   s->allocCount += (uint32_t)(hi - lo);
   m->stats.nmalloc[s->spanclass] += hi - lo;
   uintptr_t p = object_base(s, lo), end = object_base(s, hi);
@@ -90,11 +98,8 @@ static bool refill_run(struct m *m, struct mspan *s) {
     memset((void *)p, 0, end - p);
   if (span_kind(s) == GORT_TYPED)
     clear_ptrbits(p, end);
-  /* Readers (isFree) must not take the old freeptr for the new run's: between the two there is
-   * no run. */
-  store_relaxed(&s->run.runend, 0);
-  store_release(&s->run.freeptr, p);
-  store_release(&s->run.runend, end);
+  set_run(s, p, end);
+  set_taken(s, lo, hi);
   return true;
 }
 

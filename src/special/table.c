@@ -65,7 +65,7 @@ struct mspan *specials_next_span(size_t *page, size_t end) {
 
 static struct mspan_specials *table_of(struct mspan *s) {
   if (s->specials == NULL && mark_span(s)) {
-    s->specials = pool_alloc(&tables);
+    store_release(&s->specials, pool_alloc(&tables));
     if (s->specials == NULL)
       unmark_span(s);
   }
@@ -105,7 +105,7 @@ void specials_trim(struct mspan *s) {
   }
   if (empty) {
     unmark_span(s);
-    s->specials = NULL;
+    store_relaxed(&s->specials, NULL);
     pool_free(&tables, t);
   }
 }
