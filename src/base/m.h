@@ -89,6 +89,7 @@ struct m {
   uint32_t frozen;        /* 1: it does not run on when the world does, for good: set by the
                              scheduler in the stopped world, or by the owner */
   uint32_t signalled;     /* the stop signal has been sent since the thread last blocked; atomic */
+  uint32_t stands;        /* 1: it waits for the world to run on; atomic */
   bool stop_warned;       /* it was named as the one that holds up the collector; who stops the
                              world */
   uintptr_t saved[M_SAVED_WORDS]; /* gort_block_enter: registers and the lowest part of the stack

@@ -232,7 +232,6 @@ int64_t gort_set_memory_limit(int64_t bytes) {
 void gc_after_fork(void) {
   starting = 0; /* by a thread that is gone */
   cyclesema = (struct mutex){0};
-  stop_after_fork();
   cycle_after_fork();
   background_after_fork();
 }

@@ -88,10 +88,8 @@ static bool queue_was_full;  /* some signal could not be sent yet; the stopper\'
 static uint32_t arrivals;
 static uint32_t stopper_sleeps; /* atomic */
 
-/* Threads that wait for the world to run on, counted; atomic. */
-static uint32_t standing;
-static int64_t started_at; /* nanotime() when it was let run on, 0 if nobody waited for it; under
-                              worldsema */
+/* nanotime() when the world was last let run on, 0 if nobody waited for it; under worldsema. */
+static int64_t started_at;
 
 /* 1 while the stopper looks for running threads and signals them; atomic. */
 static uint32_t signalling;
@@ -104,12 +102,12 @@ static void arrive(void) {
 
 static bool within(struct stack s, uintptr_t p) { return p >= s.lo && p < s.hi; }
 
-static void sleep_while_waiting(uint32_t what) {
+static void sleep_while_waiting(struct m *m, uint32_t what) {
   uint32_t now;
-  add_seqcst(&standing, 1);
+  store_seqcst(&m->stands, 1);
   while (((now = load_seqcst(&gcwaiting)) & what) != 0)
     futexsleep(&gcwaiting, now, -1);
-  add_seqcst(&standing, (uint32_t)-1);
+  store_seqcst(&m->stands, 0);
 }
 
 /* Stands still as M_STOPPED while gcwaiting is one of `what`. What to scan has been published. */
@@ -117,7 +115,7 @@ static void stand_still(struct m *m, uint32_t what) {
   do {
     store_seqcst(&m->status, M_STOPPED);
     arrive();
-    sleep_while_waiting(what);
+    sleep_while_waiting(m, what);
     while (unlikely(load_acquire(&m->frozen) != 0))
       futexsleep(&m->frozen, 1, -1);
     store_seqcst(&m->status, M_RUNNING);
@@ -323,7 +321,7 @@ static void run_again(struct m *m) {
       return;
     store_seqcst(&m->status, M_BLOCKED);
     arrive();
-    sleep_while_waiting(STOP_WORLD | STOP_FORK);
+    sleep_while_waiting(m, STOP_WORLD | STOP_FORK);
   }
 }
 
@@ -463,11 +461,19 @@ static void take_worldsema(struct m *m) {
     spill_and_call(await_worldsema, m);
 }
 
+/* Whether a thread waits for the world to run on, or has not noticed yet that it does. */
+static bool anybody_stands(void) {
+  for (struct m *m = load_acquire(&allm); m != NULL; m = m->alllink)
+    if (load_relaxed(&m->in_use) && load_seqcst(&m->stands) != 0)
+      return true;
+  return false;
+}
+
 /* Under worldsema, the world running. */
 static void let_others_go_on(void) {
   const int64_t a_while = 50000;
   int64_t until = started_at + a_while, left;
-  while (load_seqcst(&standing) != 0) {
+  while (anybody_stands()) {
     futexsleep(&gcwaiting, 0, a_while);
     until = nanotime() + a_while;
   }
@@ -489,7 +495,7 @@ static void become_stopper(const char *why) {
 static void cease_to_be_stopper(void) {
   struct m *m = load_relaxed(&stopper);
   store_relaxed(&stopper, NULL);
-  started_at = load_seqcst(&standing) != 0 ? nanotime() : 0;
+  started_at = anybody_stands() ? nanotime() : 0;
   store_seqcst(&gcwaiting, 0);
   futexwakeup(&gcwaiting, INT_MAX);
   unlock_raw(&allm_lock);
@@ -534,9 +540,6 @@ void start_after_fork(void) {
   ask_nobody(STOP_FORK);
   cease_to_be_stopper();
 }
-
-/* Of those who stood nobody is there any more. */
-void stop_after_fork(void) { store_relaxed(&standing, 0); }
 
 int64_t world_stopping_since(void) { return stopping_since; }
 bool world_is_stopped(void) { return load_relaxed(&stopped); }

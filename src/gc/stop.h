@@ -33,7 +33,6 @@ void stop_for_good(void *ucontext);
  * caller is inside acquirem afterwards. start_after_fork is for the parent and for the child. */
 void stop_for_fork(void);
 void start_after_fork(void);
-void stop_after_fork(void); /* in the child */
 
 /* The owner's view of blocking: between the two the thread is M_BLOCKED: it does not hold up
  * the collector, its stack is scanned as it was at entry (sp: the caller's; registers spilled

@@ -35,14 +35,25 @@ bool os_signal_is_usable(int sig) {
          sigismember(&usable, sig) == 1 && ERRNO_KEPT(sigaction(sig, NULL, &now)) == 0;
 }
 
-/* While a handler of ours runs, no other does: a handler of the program's must not change the
- * heap on a thread that counts as stopped. */
+/* libc ends a cancelled thread by its first real-time signal, wherever that comes; sigaddset
+ * refuses it. */
+static void add_cancellation(sigset_t *set) {
+  enum { SIGCANCEL = 32 };
+  uint64_t word;
+  memcpy(&word, set, sizeof word);
+  word |= UINT64_C(1) << (SIGCANCEL - 1);
+  memcpy(set, &word, sizeof word);
+}
+
+/* While a handler of ours runs, no other does: a handler of the program's must not change the heap
+ * on a thread that counts as stopped, nor must such a thread be cancelled. */
 int os_sigaction(int sig, void (*handler)(int, void *, void *)) {
   struct sigaction sa;
   memset(&sa, 0, sizeof sa);
   sa.sa_sigaction = (void (*)(int, siginfo_t *, void *))(void (*)(void))handler;
   sa.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
   all_but_faults(&sa.sa_mask);
+  add_cancellation(&sa.sa_mask);
   return (int)ERRNO_KEPT(sigaction(sig, &sa, NULL));
 }
 
