@@ -931,11 +931,9 @@ CASE(forking_with_timers) {
   await_child(pid);
 }
 
-/* The address sanitizer's heap stays locked in a child if a thread was being made, and here some
- * are. */
 static void test_a_child_of_fork_has_no_timers(void **state) {
   (void)state;
-  if (UNDER_ASAN || UNDER_TSAN || UNDER_QEMU)
+  if (UNDER_TSAN || UNDER_QEMU)
     skip();
   expect_quiet(forking_with_timers);
 }

@@ -42,16 +42,25 @@ static NOINLINE void build(void) {
   chain->leaf[0] = early;
 }
 
+static atomic_bool collected;
+
 static void *collect(void *unused) {
   gort_thread_attach();
   gort_gc();
+  atomic_store(&collected, true);
   return unused;
 }
 
-/* Marking has begun with the chain, and is far from its end. (Under the thread sanitizer only who
- * calls something is stopped.) */
-static void await_marking(void) {
-  while (load_relaxed(&gcphase) != GCmark || mark_progress() < 20 * sizeof(struct node))
+static bool is_marking(void) {
+  return load_relaxed(&gcphase) == GCmark && mark_progress() >= 20 * sizeof(struct node);
+}
+
+/* Marking has begun with the chain, and is far from its end; or it is over, on a busy machine.
+ * (Under the thread sanitizer only who calls something is stopped.) */
+static void collect_until_marking(pthread_t *thread) {
+  atomic_store(&collected, false);
+  CHECK(pthread_create(thread, NULL, collect, NULL) == 0);
+  while (!is_marking() && !atomic_load(&collected))
     if (UNDER_TSAN)
       usleep(1);
 }
@@ -98,8 +107,7 @@ static void move_while_marking(enum how how) {
   build();
   scrub_stack(); /* nobody else knows of the last node */
   pthread_t thread;
-  CHECK(pthread_create(&thread, NULL, collect, NULL) == 0);
-  await_marking();
+  collect_until_marking(&thread);
   if (how == WITH_ALL_CLOSED)
     close_all();
   move_leaves(how == BY_KERNEL);
@@ -202,8 +210,7 @@ CASE(forked) {
   for (int i = 0; i < 5; i++) {
     build();
     pthread_t thread;
-    CHECK(pthread_create(&thread, NULL, collect, NULL) == 0);
-    await_marking();
+    collect_until_marking(&thread);
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {

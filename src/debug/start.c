@@ -71,13 +71,15 @@ static void before_fork(void) {
   if (forking.attached)
     thread_attach(false);
   forking.objects = objects_before_fork();
+  os_threads_hold();
   stop_for_fork();
   workers_hold();
   types_lock();
   persistent_hold();
 }
 
-static void let_types_be_made(void) {
+static void release_locks(void) {
+  os_threads_release();
   persistent_release();
   types_unlock();
 }
@@ -90,13 +92,13 @@ static void run_on(void) {
 }
 
 static void after_fork_in_parent(void) {
-  let_types_be_made();
+  release_locks();
   objects_after_fork_in_parent(forking.objects);
   run_on();
 }
 
 static void after_fork_in_child(void) {
-  let_types_be_made();
+  release_locks();
   objects_after_fork_in_child(forking.objects);
   roots_after_fork();
   threads_after_fork();

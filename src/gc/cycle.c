@@ -1,6 +1,6 @@
 /* A cycle of the collector, from beginning to end.
  *
- *   world running   the heap's pages are protected
+ *   world running   the heap's pages are protected: who writes to one is noted
  *   world stopped   caches emptied, sweeping finished; GCmark; roots are read
  *   world running   everything reachable from the roots is marked; then, again and again, what was
  *                   written to meanwhile
@@ -49,6 +49,7 @@
 
 #include "base/kernel.h"
 #include "base/m.h"
+#include "base/valgrind.h"
 #include "gc/checkmark.h"
 #include "gc/copies.h"
 #include "gc/gc.h"
@@ -69,7 +70,8 @@ struct gcstats gcstats;
 static uint64_t begun; /* cycles; changed with the world stopped; atomic */
 static bool wanted;    /* to be concurrent; constant after start */
 
-void cycle_init(bool concurrent) { wanted = concurrent; }
+/* Valgrind does not know the system calls. */
+void cycle_init(bool concurrent) { wanted = concurrent && !valgrind_runs; }
 
 bool cycle_is_concurrent(void) { return wanted && written_available(); }
 
@@ -138,12 +140,10 @@ static size_t find_written(void) {
   return pages;
 }
 
-/* What is found now was written before anything is scanned or born marked. */
+/* What was written before this was so before anything is scanned or born marked. */
 void cycle_prepare(void) {
-  if (!cycle_is_concurrent())
-    return;
-  find_written();
-  written_forget();
+  if (cycle_is_concurrent())
+    written_watch();
 }
 
 /* A quarter of the processors; all of them when somebody waits for the end. */
@@ -250,7 +250,11 @@ static void unmark(struct mspan *s) {
     store_relaxed(&s->gcmarkBits[w], ~s->allocBits[w]);
 }
 
-void cycle_end(void) { copies_forget(); }
+void cycle_end(void) {
+  if (cycle_is_concurrent())
+    written_end();
+  copies_forget();
+}
 
 void cycle_after_fork(void) {
   copies_forget();

@@ -469,16 +469,20 @@ static bool anybody_stands(void) {
   return false;
 }
 
-/* Under worldsema, the world running. */
+/* Under worldsema, the world running. They need a processor: this one, if there is no other. */
 static void let_others_go_on(void) {
-  const int64_t a_while = 50000;
-  int64_t until = started_at + a_while, left;
-  while (anybody_stands()) {
-    futexsleep(&gcwaiting, 0, a_while);
+  enum { YIELDS = 100 };
+  const int64_t a_while = 20000;
+  int64_t until = started_at + a_while;
+  for (int i = 0; anybody_stands(); i++) {
+    if (i < YIELDS)
+      osyield();
+    else
+      futexsleep(&gcwaiting, 0, a_while);
     until = nanotime() + a_while;
   }
-  while ((left = until - nanotime()) > 0)
-    futexsleep(&gcwaiting, 0, left);
+  while (nanotime() < until)
+    osyield();
 }
 
 /* Makes the caller the only one that may stop others. A thread that is not attached has no m to

@@ -107,7 +107,7 @@ static void take_m(struct m *m, const struct self *s, bool runtime_owned) {
   m->sp = m->stack.lo;
   m->systemsp = m->sysstack.hi;
   m->locks = m->blocked = m->exiting = 0;
-  m->stands = 0;
+  store_relaxed(&m->stands, 0);
   m->stop_warned = false;
   store_relaxed(&m->runtime_owned, runtime_owned);
   m->random = thread_seed();

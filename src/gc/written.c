@@ -99,11 +99,23 @@ void written_take(size_t part, void (*rescan)(uintptr_t lo, uintptr_t hi, void *
   }
 }
 
-static void nothing(uintptr_t lo, uintptr_t hi, void *arg) { (void)lo, (void)hi, (void)arg; }
+/* A cycle that was given up has left some. */
+static void forget(size_t part) {
+  bits_clear_range(noted, page_of(part_lo(part)), page_of(part_hi(part)));
+}
 
-void written_forget(void) {
-  for (size_t i = 0; noted != NULL && i < written_parts(); i++)
-    written_take(i, nothing, NULL);
+void written_watch(void) {
+  for (size_t i = 0, n = written_parts(); i < n; i++) {
+    if (os_written_protect(part_lo(i), part_hi(i)) != 0)
+      store_relaxed(&available, false);
+    forget(i);
+  }
+}
+
+/* Else each page would take a fault when it is next written to. */
+void written_end(void) {
+  for (size_t i = 0, n = written_parts(); i < n; i++)
+    os_written_release(part_lo(i), part_hi(i));
 }
 
 void written_after_fork(void) {

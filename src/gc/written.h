@@ -9,6 +9,9 @@ bool written_available(void);
 
 /* The heap in parts, which workers share; their number grows with the heap. */
 size_t written_parts(void);
+/* From now on it is noted who is written to; nothing has been yet. And it is not, any more. */
+void written_watch(void);
+void written_end(void);
 /* Adds the pages of a part that were written since the last call, and protects them again. Returns
  * how many were added. Different parts at the same time. */
 size_t written_find(size_t part);
@@ -19,8 +22,6 @@ void written_sync(void);
 void written_take(size_t part, void (*rescan)(uintptr_t lo, uintptr_t hi, void *arg), void *arg);
 /* Notes a page that a worker has to leave for later; inside rescan, of its part. */
 void written_note(uintptr_t lo, uintptr_t hi);
-/* Nothing is noted any more. */
-void written_forget(void);
 
 /* In a child of fork. */
 void written_after_fork(void);

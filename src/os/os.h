@@ -111,6 +111,9 @@ int os_thread_start(void (*fn)(void *), void *arg, size_t stack_size, int sig, c
  * started; 0 where that cannot be told. */
 int os_num_other_threads(void);
 void os_threads_after_fork(void);
+/* In between no thread is made or begins. */
+void os_threads_hold(void);
+void os_threads_release(void);
 /* The calling thread's stack [lo, hi), static thread-local storage and thread descriptor included
  * where these lie on it. */
 void os_thread_stack(uintptr_t *lo, uintptr_t *hi);

@@ -36,6 +36,23 @@ struct beginning {
 static uint32_t started; /* threads that have begun here, or are about to; atomic */
 static __thread bool began_here;
 
+/* Who makes a thread, begins as one or looks at its stack uses libc's heap. That is whole in a
+ * child of fork, but a sanitizer's heap stays locked there if a thread was in it: so no fork comes
+ * in between. */
+static pthread_mutex_t using_heap = PTHREAD_MUTEX_INITIALIZER;
+static uint32_t beginning; /* threads that are made and have not begun; atomic */
+
+void os_threads_hold(void) {
+  pthread_mutex_lock(&using_heap);
+  while (load_seqcst(&beginning) != 0) {
+    pthread_mutex_unlock(&using_heap);
+    sched_yield();
+    pthread_mutex_lock(&using_heap);
+  }
+}
+
+void os_threads_release(void) { pthread_mutex_unlock(&using_heap); }
+
 /* /proc/self/task has a link for each thread, and two of its own. */
 int os_num_other_threads(void) {
   struct stat st;
@@ -56,7 +73,10 @@ static void end(void *unused) {
 /* The program's function may end the thread by pthread_exit. */
 static void *begin(void *p) {
   struct beginning b = *(struct beginning *)p;
+  pthread_mutex_lock(&using_heap);
   free(p);
+  pthread_mutex_unlock(&using_heap);
+  add_seqcst(&beginning, -1u);
   began_here = true;
   if (b.sig != 0)
     os_unblock_signal(b.sig);
@@ -92,21 +112,28 @@ static int create_masked(struct beginning *b, size_t stack_size) {
   return err;
 }
 
+static void count_thread(uint32_t by) {
+  add_seqcst(&started, by);
+  add_seqcst(&beginning, by);
+}
+
 int os_thread_start(void (*fn)(void *), void *arg, size_t stack_size, int sig, const char *name) {
   int saved = errno;
+  pthread_mutex_lock(&using_heap);
   struct beginning *b = calloc(1, sizeof *b);
   int err = b == NULL ? EAGAIN : 0;
   if (b != NULL) {
     *b = (struct beginning){.fn = fn, .arg = arg, .sig = sig};
     for (size_t i = 0; name != NULL && name[i] != 0 && i < sizeof b->name - 1; i++)
       b->name[i] = name[i];
-    add_seqcst(&started, 1);
+    count_thread(1);
     err = create_masked(b, stack_size);
     if (err != 0)
-      add_seqcst(&started, -1u);
+      count_thread(-1u);
   }
   if (err != 0)
     free(b);
+  pthread_mutex_unlock(&using_heap);
   errno = saved;
   return err;
 }
@@ -127,6 +154,7 @@ void os_thread_stack(uintptr_t *lo, uintptr_t *hi) {
   pthread_attr_t attr;
   void *p;
   size_t size;
+  pthread_mutex_lock(&using_heap);
   if (pthread_getattr_np(pthread_self(), &attr) == 0) {
     pthread_attr_getstack(&attr, &p, &size);
     pthread_attr_destroy(&attr);
@@ -135,5 +163,6 @@ void os_thread_stack(uintptr_t *lo, uintptr_t *hi) {
   } else {
     guess_stack(lo, hi);
   }
+  pthread_mutex_unlock(&using_heap);
   errno = saved;
 }

@@ -109,16 +109,20 @@ bool os_written_begin(uintptr_t lo, uintptr_t hi) {
 
 enum { AT_ONCE = 128 };
 
+static struct scan_arg written_in(uintptr_t lo, uintptr_t hi) {
+  return (struct scan_arg){.size = sizeof(struct scan_arg),
+                           .flags = SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC,
+                           .start = lo,
+                           .end = hi,
+                           .category_mask = PAGE_WRITTEN,
+                           .return_mask = PAGE_WRITTEN};
+}
+
 long os_written_find(uintptr_t *at, uintptr_t hi, struct os_range *found, size_t n) {
   struct page_range r[AT_ONCE];
-  struct scan_arg arg = {.size = sizeof arg,
-                         .flags = SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC,
-                         .start = *at,
-                         .end = hi,
-                         .vec = (uintptr_t)r,
-                         .vec_len = n < AT_ONCE ? n : AT_ONCE,
-                         .category_mask = PAGE_WRITTEN,
-                         .return_mask = PAGE_WRITTEN};
+  struct scan_arg arg = written_in(*at, hi);
+  arg.vec = (uintptr_t)r;
+  arg.vec_len = n < AT_ONCE ? n : AT_ONCE;
   long k = ERRNO_KEPT(ioctl(pagemap, SCAN, &arg));
   if (k < 0)
     return -1;
@@ -126,6 +130,17 @@ long os_written_find(uintptr_t *at, uintptr_t hi, struct os_range *found, size_t
     found[i] = (struct os_range){r[i].start, r[i].end};
   *at = arg.walk_end;
   return k;
+}
+
+/* The list is left out. */
+int os_written_protect(uintptr_t lo, uintptr_t hi) {
+  struct scan_arg arg = written_in(lo, hi);
+  return ERRNO_KEPT(ioctl(pagemap, SCAN, &arg)) < 0 ? -1 : 0;
+}
+
+void os_written_release(uintptr_t lo, uintptr_t hi) {
+  struct uffdio_writeprotect none = {.range = {lo, hi - lo}, .mode = 0};
+  (void)ERRNO_KEPT(ioctl(faults, UFFDIO_WRITEPROTECT, &none));
 }
 
 /* The kernel has each processor that runs us make a full barrier. */

@@ -22,6 +22,11 @@ bool os_written_begin(uintptr_t lo, uintptr_t hi);
  * thread, several at the same time. */
 long os_written_find(uintptr_t *at, uintptr_t hi, struct os_range *found, size_t n);
 
+/* Protects all of [lo, hi), whatever was written to; -1: as above. */
+int os_written_protect(uintptr_t lo, uintptr_t hi);
+/* Nothing there is protected any more, nor noted. */
+void os_written_release(uintptr_t lo, uintptr_t hi);
+
 /* Who has made a write that was found, has before that made all that it did before: after this call
  * others see it in this order. */
 void os_written_sync(void);
