@@ -6,10 +6,11 @@
 #include "gc/cycle.h"
 #include "gc/gc.h"
 #include "gc/mark.h"
+#include "gc/written.h"
 #include "os/os.h"
 #include "os/written.h"
 
-#define CHECKED "GORTDEBUG=gcconcurrent=1,gccheckmark=1"
+#define CHECKED "GORTDEBUG=gcconcurrent=2,gccheckmark=1"
 
 enum { MAGIC = 0x600dbeef, LENGTH = UNDER_TORTURE ? 50000 : 300000, LEAVES = 14 };
 
@@ -129,6 +130,7 @@ CASE(moved) {
   need_concurrent();
   for (int i = 0; i < 10; i++)
     move_while_marking(PLAINLY);
+  CHECK(read_stats().num_concurrent_gc == read_stats().num_gc);
 }
 
 /* With bad luck marking comes to an end before anything could be stolen. */
@@ -174,7 +176,7 @@ CASE(stands_still) {
   CHECK(!cycle_is_concurrent());
   for (int i = 0; i < 3; i++)
     build(), gort_gc();
-  CHECK(chain->magic == MAGIC);
+  CHECK(chain->magic == MAGIC && read_stats().num_concurrent_gc == 0);
 }
 
 static void test_the_world_can_be_stopped_instead(void **state) {
@@ -188,15 +190,64 @@ static void test_the_world_can_be_stopped_instead(void **state) {
   }
 }
 
+/* Whether it is protected: nobody has written to it since. */
+static bool is_protected(const void *p) {
+  uintptr_t at = ALIGN_DOWN((uintptr_t)p, os_page_size());
+  struct os_range r;
+  return os_written_find(&at, at + os_page_size(), &r, 1) == 0;
+}
+
+CASE(left_alone) {
+  enum { LOOKS = 100, APART = 64 }; /* more than there are on a page */
+  need_concurrent();
+  build();
+  gort_gc();
+  size_t n = 0;
+  for (struct node *at = chain; at && n < LOOKS * APART; at = at->next, n++)
+    CHECK(n % APART != 0 || !is_protected(at));
+}
+
+static void test_no_page_stays_protected(void **state) {
+  (void)state;
+  expect_success("left_alone", CHECKED);
+}
+
+static uint64_t concurrent_cycles(size_t nodes) {
+  uint64_t before = read_stats().num_concurrent_gc;
+  for (size_t i = 0; i < nodes; i++) {
+    struct node *n = new_node();
+    n->next = chain;
+    chain = n;
+  }
+  gort_gc();
+  gort_gc();
+  return read_stats().num_concurrent_gc - before;
+}
+
+/* It takes a heap of some size to be worth it, and a machine that has cheap faults. */
+CASE(by_size) {
+  gort_init();
+  gort_set_gc_percent(-1);
+  CHECK(concurrent_cycles(1000) == 0);
+  CHECK(concurrent_cycles(LENGTH) == (written_cheap() ? 2 : 0));
+}
+
+static void test_the_size_decides(void **state) {
+  (void)state;
+  if (UNDER_TORTURE) /* collects as it likes */
+    skip();
+  expect_success("by_size", "GORTDEBUG=gcconcurrent=1");
+}
+
 /* Programs close descriptors that they do not know. From then on the world is stopped. */
 CASE(descriptors_closed) {
   need_concurrent();
   move_while_marking(WITH_ALL_CLOSED);
-  CHECK(!cycle_is_concurrent());
   for (int i = 0; i < 3; i++) {
     gort_gc();
     check_leaves();
   }
+  CHECK(!cycle_is_concurrent());
 }
 
 static void test_descriptors_can_be_closed(void **state) {
@@ -249,6 +300,8 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_what_moves_is_found),
       cmocka_unit_test(test_what_is_missed_is_reported),
       cmocka_unit_test(test_the_world_can_be_stopped_instead),
+      cmocka_unit_test(test_no_page_stays_protected),
+      cmocka_unit_test(test_the_size_decides),
       cmocka_unit_test(test_descriptors_can_be_closed),
       cmocka_unit_test(test_a_fork_meanwhile),
       cmocka_unit_test(test_what_the_kernel_writes),

@@ -69,6 +69,7 @@ typedef struct gort_mem_stats {
   uint64_t cleanups_run;
   uint64_t weak_live;            /* handles of weak pointers */
   uint64_t finalizer_running_ns; /* how long the finalizer that runs now has been at it */
+  uint64_t num_concurrent_gc;    /* cycles that marked while the program ran, of num_gc */
 } gort_mem_stats;
 
 /* Stops the world for a moment and fills *out, or the first `size` bytes of it, so that the

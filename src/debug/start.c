@@ -107,6 +107,12 @@ static void after_fork_in_child(void) {
   run_on();
 }
 
+static enum concurrency concurrency(void) {
+  if (env.gcstoptheworld != 0 || env.gcconcurrent == 0)
+    return GC_STOPPED;
+  return env.gcconcurrent == 1 ? GC_BY_SIZE : GC_BESIDE;
+}
+
 static void start(void) {
   runtime_started_at = nanotime();
   valgrind_init();
@@ -120,7 +126,7 @@ static void start(void) {
   gc_memory_limit = env.memory_limit;
   mark_init();
   workers_init(procs);
-  cycle_init(env.gcconcurrent != 0 && env.gcstoptheworld == 0);
+  cycle_init(concurrency());
   checkmark_init(env.gccheckmark != 0);
   gc_init();
   special_init();

@@ -51,6 +51,7 @@ static void fill_cycles(gort_mem_stats *s) {
   memcpy(s->pause_end_ns, gcstats.pause_end, sizeof s->pause_end_ns);
   s->num_gc = gcstats.num_gc;
   s->num_forced_gc = gcstats.num_forced;
+  s->num_concurrent_gc = gcstats.num_concurrent;
   int64_t run = nanotime() - runtime_started_at;
   double all = (double)run * workers_count();
   double share = all > 0 ? (double)gcstats.cpu / all : 0;

@@ -67,13 +67,31 @@
 uint32_t gcphase;
 struct gcstats gcstats;
 
-static uint64_t begun; /* cycles; changed with the world stopped; atomic */
-static bool wanted;    /* to be concurrent; constant after start */
+static uint64_t begun;          /* cycles; changed with the world stopped; atomic */
+static enum concurrency wanted; /* constant after start */
+static bool beside;             /* this cycle; who runs it */
 
 /* Valgrind does not know the system calls. */
-void cycle_init(bool concurrent) { wanted = concurrent && !valgrind_runs; }
+void cycle_init(enum concurrency c) { wanted = valgrind_runs ? GC_STOPPED : c; }
 
-bool cycle_is_concurrent(void) { return wanted && written_available(); }
+/* It is marked in a millisecond or so, and that is less than what protection costs. */
+static bool is_little(void) {
+  enum { LITTLE = 1 << 20 };
+  return load_relaxed(&gcstats.marked) <= LITTLE && load_relaxed(&mheap.live) <= 8 * LITTLE;
+}
+
+/* A program that stores at random writes to each page, again and again: with a fault of 20 us each
+ * it did one percent of its work while the heap was marked. */
+bool cycle_is_concurrent(void) {
+  switch (wanted) {
+  case GC_STOPPED:
+    return false;
+  case GC_BY_SIZE:
+    return !is_little() && written_cheap();
+  default:
+    return written_available();
+  }
+}
 
 uint64_t cycles_begun(void) { return load_acquire(&begun); }
 
@@ -142,7 +160,8 @@ static size_t find_written(void) {
 
 /* What was written before this was so before anything is scanned or born marked. */
 void cycle_prepare(void) {
-  if (cycle_is_concurrent())
+  beside = cycle_is_concurrent();
+  if (beside)
     written_watch();
 }
 
@@ -185,14 +204,14 @@ static void mark_concurrent(struct gccycle *c) {
 static void mark(struct gccycle *c) {
   int64_t start = nanotime();
   set_phase(GCmark);
-  c->concurrent = cycle_is_concurrent();
+  c->concurrent = beside && written_available();
   if (c->concurrent)
     mark_concurrent(c);
   else
     c->marked = mark_all();
   c->roots = roots_bytes;
   checkmark();
-  gcstats.marked = c->marked;
+  store_relaxed(&gcstats.marked, c->marked);
   set_phase(GCmarktermination);
   c->mark_ns = (uint64_t)(nanotime() - start);
 }
@@ -228,6 +247,7 @@ static void end_cycle(struct gccycle *c) {
   count_stop(c);
   count_pause(c);
   c->number = ++gcstats.num_gc;
+  gcstats.num_concurrent += c->concurrent;
   store_relaxed(&gcstats.last_end_mono, nanotime());
   c->cpu = gcstats.cpu;
 }
@@ -251,12 +271,13 @@ static void unmark(struct mspan *s) {
 }
 
 void cycle_end(void) {
-  if (cycle_is_concurrent())
+  if (beside && written_available())
     written_end();
   copies_forget();
 }
 
 void cycle_after_fork(void) {
+  beside = false;
   copies_forget();
   written_after_fork();
   mark_after_fork();

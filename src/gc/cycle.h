@@ -7,8 +7,14 @@
 struct gccycle;
 
 /* Settles whether the program is to run on while the heap is marked. */
-void cycle_init(bool concurrent);
-/* Whether it does: the kernel has to be able to note which pages are written to. */
+enum concurrency {
+  GC_STOPPED, /* no */
+  GC_BY_SIZE, /* where that would stop it for long, and faults are cheap */
+  GC_BESIDE,  /* always */
+};
+void cycle_init(enum concurrency c);
+/* Whether it would if a cycle began now: the kernel has to be able to note which pages are written
+ * to. For who runs a cycle, or is about to. */
 bool cycle_is_concurrent(void);
 
 /* Cycles begun so far; any thread. */

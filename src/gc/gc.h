@@ -66,13 +66,13 @@ struct gccycle {
 };
 
 struct gcstats {
-  uint64_t num_gc, num_forced;
+  uint64_t num_gc, num_forced, num_concurrent;
   uint64_t pause_total, pause_max;
   uint64_t pause[256], pause_end[256];
   uint64_t last_end;     /* CLOCK_REALTIME */
   int64_t last_end_mono; /* nanotime(); 0: there was none; atomic */
   uint64_t cpu;          /* ns of processor time that collecting took */
-  uint64_t marked;       /* bytes live after the last cycle */
+  uint64_t marked;       /* bytes live after the last cycle; atomic */
   uint64_t pages_swept;  /* since then; atomic */
 };
 extern struct gcstats gcstats; /* under worldsema, or with the world stopped */

@@ -34,6 +34,11 @@ bool written_available(void) {
   return load_relaxed(&available);
 }
 
+bool written_cheap(void) {
+  const int64_t cheap = 5000;
+  return written_available() && os_written_cost() <= cheap;
+}
+
 static uintptr_t used(void) { return load_acquire(&mheap.used); }
 
 size_t written_parts(void) { return (used() - mheap.arena + PART - 1) >> PART_SHIFT; }

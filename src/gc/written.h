@@ -7,6 +7,9 @@
 /* At the beginning of a cycle: whether the kernel notes writes. The first call finds that out. */
 bool written_available(void);
 
+/* And whether it is worth its price. */
+bool written_cheap(void);
+
 /* The heap in parts, which workers share; their number grows with the heap. */
 size_t written_parts(void);
 /* From now on it is noted who is written to; nothing has been yet. And it is not, any more. */

@@ -13,6 +13,7 @@
 #include "os/written.h"
 
 #include "base/atomic.h"
+#include "base/kernel.h"
 #include "os/errno_kept.h"
 #include "os/os.h"
 
@@ -73,27 +74,53 @@ static bool set_up(uintptr_t lo, uintptr_t hi) {
          ERRNO_KEPT(ioctl(faults, UFFDIO_REGISTER, &range)) == 0;
 }
 
-/* One page, written and found, and found no more before it is written again. */
-static bool works(void) {
-  uintptr_t page = (uintptr_t)os_map(os_page_size(), os_page_size()), at = page;
-  uintptr_t end = page + os_page_size();
-  struct os_range r;
-  bool good = false;
-  if (page == 0)
-    return false;
-  struct uffdio_register range = {.range = {page, end - page}, .mode = UFFDIO_REGISTER_MODE_WP};
-  if (ERRNO_KEPT(ioctl(faults, UFFDIO_REGISTER, &range)) == 0) {
+enum { TRIED = 32 }; /* pages */
+
+static int64_t write_cost = INT64_MAX;
+
+/* The shortest of a few: the thread may lose its processor in some. */
+static void write_to_all(uintptr_t page, uintptr_t end) {
+  for (; page < end; page += os_page_size()) {
+    int64_t begin = nanotime();
     *(volatile char *)page = 1;
-    good = os_written_find(&at, end, &r, 1) == 1 && r.lo == page && r.hi == end;
-    at = page;
-    good = good && os_written_find(&at, end, &r, 1) == 0;
-    at = page;
-    *(volatile char *)page = 1;
-    good = good && os_written_find(&at, end, &r, 1) == 1;
+    int64_t ns = nanotime() - begin;
+    write_cost = ns < write_cost ? ns : write_cost;
   }
-  os_unmap((void *)page, os_page_size());
+}
+
+/* How many pages are found; -1: an error. */
+static long found_in(uintptr_t at, uintptr_t end) {
+  struct os_range r[TRIED];
+  long n = os_written_find(&at, end, r, TRIED), pages = n < 0 ? -1 : 0;
+  for (long i = 0; i < n; i++)
+    pages += (long)((r[i].hi - r[i].lo) / os_page_size());
+  return pages;
+}
+
+/* Pages are found that were written to, and no more before they are written to again. */
+static bool works_in(uintptr_t page, uintptr_t end) {
+  struct uffdio_register range = {.range = {page, end - page}, .mode = UFFDIO_REGISTER_MODE_WP};
+  if (ERRNO_KEPT(ioctl(faults, UFFDIO_REGISTER, &range)) != 0)
+    return false;
+  write_to_all(page, end);
+  if (found_in(page, end) != TRIED || found_in(page, end) != 0)
+    return false;
+  write_cost = INT64_MAX;
+  write_to_all(page, end);
+  return found_in(page, end) == TRIED;
+}
+
+static bool works(void) {
+  size_t size = TRIED * os_page_size();
+  void *pages = os_map(size, os_page_size());
+  if (pages == NULL)
+    return false;
+  bool good = works_in((uintptr_t)pages, (uintptr_t)pages + size);
+  os_unmap(pages, size);
   return good;
 }
+
+int64_t os_written_cost(void) { return write_cost; }
 
 static bool barriers_work(void) {
   return ERRNO_KEPT(syscall(SYS_membarrier, REGISTER_BARRIER, 0, 0)) == 0 &&
