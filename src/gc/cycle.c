@@ -74,14 +74,14 @@ static bool beside;             /* this cycle; who runs it */
 /* Valgrind does not know the system calls. */
 void cycle_init(enum concurrency c) { wanted = valgrind_runs ? GC_STOPPED : c; }
 
-/* It is marked in a millisecond or so, and that is less than what protection costs. */
+/* It is marked in a millisecond or two, and that is less than what protection costs. */
 static bool is_little(void) {
   enum { LITTLE = 1 << 20 };
   return load_relaxed(&gcstats.marked) <= LITTLE && load_relaxed(&mheap.live) <= 8 * LITTLE;
 }
 
 /* A program that stores at random writes to each page, again and again: with a fault of 20 us each
- * it did one percent of its work while the heap was marked. */
+ * there is little else that it does while the heap is marked. */
 bool cycle_is_concurrent(void) {
   switch (wanted) {
   case GC_STOPPED:

@@ -24,8 +24,7 @@ struct upcalls {
   void (*object_moved)(uintptr_t from, uintptr_t to); /* by gort_realloc, which gives zerobase
                                       for size 0: a root object stays one */
   /* sched, for gc: */
-  bool (*safepoint)(
-      struct m *m); /* m was asked to give way, and is inside acquirem; whether it did */
+  bool (*safepoint)(struct m *m); /* m, inside acquirem, was asked to give way; whether it did */
   void (*scan_goroutines)(void (*scan)(uintptr_t lo, uintptr_t hi)); /* stopped world: stacks and
                                         saved registers of all goroutines that do not run, and
                                         fn and arg of those that have not begun */
