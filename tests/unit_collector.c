@@ -1,6 +1,8 @@
 /* The collector's inside: what it does by itself. */
 #include "check.h"
 
+#include "base/atomic.h"
+#include "base/m.h"
 #include "gc/gc.h"
 
 static void nothing(void *unused) { (void)unused; }
@@ -41,6 +43,44 @@ static void test_they_are_not_forced(void **state) {
   assert_int_equal(after.num_forced_gc, before.num_forced_gc);
 }
 
+static atomic_int waiting, cleaned_up, cleaned_up_standing;
+
+static void clean_up(void *unused) {
+  (void)unused;
+  atomic_fetch_add(&cleaned_up, 1);
+  if (load_seqcst(&getm()->status) != M_RUNNING)
+    atomic_fetch_add(&cleaned_up_standing, 1);
+}
+
+static void *be_cancelled(void *unused) {
+  gort_thread_attach();
+  pthread_cleanup_push(clean_up, NULL);
+  atomic_fetch_add(&waiting, 1);
+  for (;;)
+    nap();
+  pthread_cleanup_pop(0);
+  return unused;
+}
+
+/* A thread is not cancelled while it stands still: it would run the program's cleanup then. */
+static void test_nobody_is_cancelled_in_a_stopped_world(void **state) {
+  (void)state;
+  enum { N = 300 };
+  if (UNDER_ASAN || UNDER_TSAN || UNDER_QEMU) /* the frames that are left; signals come late */
+    skip();
+  start_collecting();
+  for (int i = 0; i < N; i++) {
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, be_cancelled, NULL), 0);
+    WAIT_UNTIL(atomic_load(&waiting) == i + 1);
+    pthread_cancel(thread);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+  }
+  stop_collecting();
+  assert_int_equal(atomic_load(&cleaned_up), N);
+  assert_int_equal(atomic_load(&cleaned_up_standing), 0);
+}
+
 static int set_up(void **state) {
   (void)state;
   gort_init();
@@ -54,6 +94,7 @@ int main(void) {
       cmocka_unit_test(test_a_cycle_now_and_then),
       cmocka_unit_test(test_not_when_off),
       cmocka_unit_test(test_they_are_not_forced),
+      cmocka_unit_test(test_nobody_is_cancelled_in_a_stopped_world),
   };
   return cmocka_run_group_tests(tests, set_up, NULL);
 }
