@@ -530,9 +530,10 @@ static bool apply(struct rule rule, uintptr_t unchanged, uintptr_t cfa, const st
 
 /* A return address that has not been saved is still in its register: in the function that was
  * interrupted alone. One that is nowhere is the end of the stack, as 0 is. */
-static bool unwind_by_row(struct frame *f, const struct row *row, const struct readable *r) {
-  uintptr_t cfa, fp, pc;
-  if ((row->ra.where == UNCHANGED && !f->interrupted) || !find_cfa(f, row, r, &cfa))
+static bool unwind_by_row(struct frame *f, const struct row *row, uintptr_t cfa,
+                          const struct readable *r) {
+  uintptr_t fp, pc;
+  if (row->ra.where == UNCHANGED && !f->interrupted)
     return false;
   return apply(row->ra, f->link, cfa, r, &pc) && apply(row->fp, f->fp, cfa, r, &fp) &&
          set_caller(f, pc, cfa, fp);
@@ -552,14 +553,14 @@ static bool unwind_signal(struct frame *f, const struct readable *r) {
 bool unwind(struct frame *f, const struct readable *r) {
   struct description d = {0};
   struct row row;
-  uintptr_t pc = f->interrupted ? f->pc : f->pc - 1;
+  uintptr_t pc = f->interrupted ? f->pc : f->pc - 1, cfa;
   if (!find_description(pc, &d))
     return unwind_without_description(f, r);
   if (d.signal_frame)
     return unwind_signal(f, r);
-  if (!find_row(&d, pc, &row))
+  if (!find_row(&d, pc, &row) || !find_cfa(f, &row, r, &cfa))
     return unwind_by_frame_pointer(f, r);
-  return unwind_by_row(f, &row, r);
+  return unwind_by_row(f, &row, cfa, r);
 }
 
 #else
