@@ -25,14 +25,14 @@ static void verify(const void *p) { specials_verify(span_of(p)); }
 
 struct listed {
   size_t n;
-  struct special *at[4096];
+  struct special at[4096]; /* copies */
 };
 
 static void list_record(struct mspan *s, struct special *r, void *arg) {
   (void)s;
   struct listed *l = arg;
   if (l->n < COUNT_OF(l->at))
-    l->at[l->n++] = r;
+    l->at[l->n++] = *r;
 }
 
 static struct listed *records_of(const void *p) {
@@ -64,7 +64,7 @@ static void check_order(size_t size) {
     verify(kept[i]);
     struct listed *l = records_of(kept[i]);
     for (size_t j = 1; j < l->n; j++)
-      assert_true(comes_before(l->at[j - 1], l->at[j]));
+      assert_true(comes_before(&l->at[j - 1], &l->at[j]));
   }
   for (size_t i = 0; i < added; i++)
     for (size_t j = 0; j < MOST / 8; j++) {
@@ -122,6 +122,81 @@ static void test_addresses_outside_the_heap(void **state) {
   expect_death("fatal error: removespecial on invalid pointer", remove_outside);
 }
 
+/* --- Plain finalizers, which have no records -------------------------------------------------- */
+
+static void nop(void *p) { (void)p; }
+
+static const struct specialchunk *chunk_of(const void *p) {
+  const struct mspan *s = span_of(p);
+  return specials_chunk(s, object_index(s, (uintptr_t)p));
+}
+
+static bool is_plain(const void *p) {
+  const struct specialchunk *c = chunk_of(p);
+  return c != NULL && (c->plain & slot_bit(object_index(span_of(p), (uintptr_t)p))) != 0;
+}
+
+static void test_a_plain_finalizer_has_no_record(void **state) {
+  (void)state;
+  char *p = gort_alloc(64);
+  gort_set_finalizer_fn(p, nop);
+  assert_true(is_plain(p));
+  assert_int_equal(gort_try_set_finalizer_fn(p, nop), GORT_ERR_FIN_ALREADY_SET);
+  assert_true(is_plain(p));
+  assert_null(removespecial((uintptr_t)p, KindSpecialProfile));
+  assert_null(removespecial((uintptr_t)p + 8, KindSpecialFinalizer));
+  verify(p);
+  gort_clear_finalizer(p);
+  assert_false(is_plain(p));
+  assert_null(removespecial((uintptr_t)p, KindSpecialFinalizer));
+  verify(p);
+}
+
+/* Whoever asks for its record gets one. */
+static void test_a_plain_finalizer_as_a_record(void **state) {
+  (void)state;
+  char *p = gort_alloc(64);
+  gort_set_finalizer_fn(p, nop);
+  struct listed *l = records_of(p);
+  bool listed = false;
+  for (size_t i = 0; i < l->n; i++)
+    listed |=
+        l->at[i].offset == (uintptr_t)p - span_of(p)->base && l->at[i].kind == KindSpecialFinalizer;
+  assert_true(listed);
+  struct specialfinalizer *f =
+      (struct specialfinalizer *)removespecial((uintptr_t)p, KindSpecialFinalizer);
+  assert_non_null(f);
+  assert_ptr_equal(f->fn, (const gort_func *)(uintptr_t)nop);
+  assert_ptr_equal(f->fint, &plain_function);
+  assert_null(f->ot);
+  assert_int_equal(f->nret, 0);
+  assert_false(is_plain(p));
+  verify(p);
+}
+
+/* With other records in the slot, before and after it. */
+static void test_a_plain_finalizer_beside_records(void **state) {
+  (void)state;
+  struct special pin = {.kind = KindSpecialPin}, weak = {.kind = KindSpecialWeakHandle};
+  char *p = gort_alloc(64);
+  gort_set_finalizer_fn(p, nop);
+  assert_true(addspecial((uintptr_t)p, &weak));
+  assert_true(addspecial((uintptr_t)p + 8, &pin));
+  assert_false(is_plain(p));
+  verify(p);
+  assert_int_equal(gort_try_set_finalizer_fn(p, nop), GORT_ERR_FIN_ALREADY_SET);
+  gort_clear_finalizer(p);
+  assert_int_equal(gort_try_set_finalizer_fn(p, nop), GORT_OK);
+  assert_false(is_plain(p));
+  verify(p);
+  assert_ptr_equal(removespecial((uintptr_t)p, KindSpecialWeakHandle), &weak);
+  assert_ptr_equal(removespecial((uintptr_t)p + 8, KindSpecialPin), &pin);
+  gort_clear_finalizer(p);
+  assert_int_equal(gort_try_set_finalizer_fn(p, nop), GORT_OK);
+  assert_true(is_plain(p));
+  gort_clear_finalizer(p);
+}
+
 /* --- What a finalizer's record holds ---------------------------------------------------------- */
 
 static void call_nothing(const gort_func *self, void *args, void *results) {
@@ -162,8 +237,6 @@ static bool in_bitmap(const struct mspan *s) {
   size_t page = (s->base - mheap.arena) >> PAGE_SHIFT, next = page;
   return specials_next_span(&next, page + 1) == s;
 }
-
-static void nop(void *p) { (void)p; }
 
 static void test_sweeping_takes_empty_tables_away(void **state) {
   (void)state;
@@ -621,6 +694,7 @@ static void test_records_are_used_anew(void **state) {
   (void)state;
   enum { N = 40000, ROUNDS = 10, TOO_MUCH = N * sizeof(struct specialfinalizer) / 5 };
   void *p = gort_alloc(64);
+  setprofilebucket((uintptr_t)p, newbucket("used anew")); /* or it would need no record */
   set_and_clear_often(p, 1);
   uint64_t before = read_stats().gc_sys;
   set_and_clear_often(p, N);
@@ -727,6 +801,9 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_records_are_in_order),
       cmocka_unit_test(test_one_of_a_kind_for_an_address),
       cmocka_unit_test(test_addresses_outside_the_heap),
+      cmocka_unit_test(test_a_plain_finalizer_has_no_record),
+      cmocka_unit_test(test_a_plain_finalizer_as_a_record),
+      cmocka_unit_test(test_a_plain_finalizer_beside_records),
       cmocka_unit_test(test_room_for_results),
       cmocka_unit_test(test_sweeping_takes_empty_tables_away),
       cmocka_unit_test(test_walking_finds_each_span_once),

@@ -2,7 +2,7 @@
  */
 #include "check.h"
 
-#include "special/special.h"
+#include "base/m.h"
 
 enum { OBJECTS = 20000 };
 
@@ -60,11 +60,11 @@ static void test_refused_without_memory(void **state) {
   forbid_more_memory();
   size_t n = set_until_refused();
   assert_in_range(n, 1, OBJECTS - 1);
-  uint64_t before = finstats.set;
+  uint64_t before = getm()->stats.finalizers_set;
   assert_int_equal(gort_try_set_finalizer_fn(object[n], nop), GORT_ERR_OUT_OF_MEMORY);
   assert_string_equal(gort_last_error(),
                       "gort_set_finalizer: out of memory: cannot allocate 56 bytes");
-  assert_int_equal(finstats.set, before);
+  assert_int_equal(getm()->stats.finalizers_set, before);
   gort_clear_finalizer(object[n]);
   allow_more_memory();
   for (size_t i = n; i < OBJECTS; i++)

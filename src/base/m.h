@@ -50,6 +50,7 @@ struct mstats {
   uint64_t tinyallocs;                     /* objects combined into tiny blocks */
   uint64_t large_alloc, nlarge_alloc;      /* bytes and count of large objects */
   uint64_t large_free, nlarge_free;
+  uint64_t finalizers_set;
 };
 
 struct m {

@@ -60,7 +60,9 @@ static void fill_cycles(gort_mem_stats *s) {
 
 static void fill_finalizers(gort_mem_stats *s) {
   int64_t since = load_relaxed(&finstats.running_since), now = nanotime();
-  s->finalizers_set = load_relaxed(&finstats.set);
+  s->finalizers_set = mheap.dead.finalizers_set;
+  for (struct m *m = allm; m != NULL; m = m->alllink)
+    s->finalizers_set += m->stats.finalizers_set;
   s->finalizers_queued = load_relaxed(&finstats.queued);
   s->finalizers_run = load_relaxed(&finstats.run);
   s->finalizer_running_ns = since == 0 || now <= since ? 0 : (uint64_t)(now - since);

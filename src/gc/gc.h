@@ -45,9 +45,9 @@ void background_collect(void); /* has it run gc_when_due(); any thread, attached
 bool background_runs(void);
 void background_after_fork(void);
 
-/* For addfinalizer while marking: marks what the object reaches, but not the object; and an
- * object that p points to. */
-void gc_scan_object(uintptr_t base);
+/* For finalizers, while marking: marks what objects reach, but not them: those in word w of the
+ * span's bits whose bits are set in `which`; and an object that p points to. */
+void gc_scan_objects(const struct mspan *s, size_t w, uint64_t which);
 void gc_mark_word(uintptr_t p);
 
 /* What gctrace says of a cycle. Times in ns. */

@@ -403,26 +403,39 @@ static void rescan(uintptr_t lo, uintptr_t hi, void *w) {
   }
 }
 
-/* A thread that is no worker hands on what it found. */
-static void with_marker(void (*fn)(struct marker *, uintptr_t), uintptr_t p) {
-  if (this_marker != NULL) {
-    fn(this_marker, p);
+/* The thread's marker. One that is no worker has its own for the moment, and hands on what it
+ * found. */
+static struct marker *enter_marker(struct marker *own) {
+  if (this_marker == NULL)
+    marker_begin(own);
+  return this_marker != NULL ? this_marker : own;
+}
+
+static void leave_marker(struct marker *own) {
+  if (this_marker == NULL)
+    marker_end(own);
+}
+
+void gc_scan_objects(const struct mspan *s, size_t w, uint64_t which) {
+  struct marker own;
+  uintptr_t base = object_base(s, w * 64);
+  if (which == 0 || span_kind(s) == GORT_NOSCAN)
     return;
-  }
-  struct marker w;
-  marker_begin(&w);
-  fn(&w, p);
-  marker_end(&w);
+  struct marker *m = enter_marker(&own);
+  for (uint64_t left = which; left != 0; left &= left - 1)
+    __builtin_prefetch((const void *)(base + ctz64(left) * s->elemsize));
+  for (uint64_t left = which; left != 0; left &= left - 1)
+    scan_object(m, &(struct candidate){.obj = base + ctz64(left) * s->elemsize,
+                                       .size = s->elemsize,
+                                       .kind = (uint8_t)span_kind(s)});
+  leave_marker(&own);
 }
 
-static void scan_one(struct marker *w, uintptr_t base) {
-  struct candidate c;
-  if (base - w->arena < w->size && resolve(base, &c) && c.kind != GORT_NOSCAN)
-    scan_object(w, &c);
+void gc_mark_word(uintptr_t p) {
+  struct marker own;
+  found(enter_marker(&own), p);
+  leave_marker(&own);
 }
-
-void gc_scan_object(uintptr_t base) { with_marker(scan_one, base); }
-void gc_mark_word(uintptr_t p) { with_marker(found, p); }
 
 /* A worker's part in a round. */
 
@@ -460,15 +473,26 @@ static void read_jobs(struct marker *w) {
 }
 static void read_roots(void) { with_new_marker(read_jobs); }
 
-/* Roots that are not plain ranges, what hangs on objects as special records, and everything from
- * there. */
-static void mark_from_roots(struct marker *w) {
+static void roots_round(void) { with_new_marker(work_until_done); }
+
+/* Roots that are no ranges: what hangs on objects as special records. */
+static void mark_from_specials(struct marker *w) {
   size_t shard, n = upcalls.special_shards();
   while (take_part(&shard, n))
-    upcalls.mark_special_shard(shard, gc_scan_object, gc_mark_word);
+    upcalls.mark_special_shard(shard);
   work_until_done(w);
 }
-static void mark_round(void) { with_new_marker(mark_from_roots); }
+static void specials_round(void) { with_new_marker(mark_from_specials); }
+
+/* Everything. Special records are for the end: what has been marked until then they need not look
+ * at. */
+static void mark_from_all_roots(int n) {
+  run_round(n, roots_round);
+  if (upcalls.special_shards() == 0)
+    return;
+  work_begin(n);
+  run_round(n, specials_round);
+}
 
 static void mark_from_noted(struct marker *w) {
   size_t part, n = written_parts();
@@ -522,7 +546,7 @@ void mark_begin(void) {
 
 void mark_concurrently(int n) {
   work_begin(n);
-  run_round(n, mark_round);
+  mark_from_all_roots(n);
 }
 
 void mark_noted(int n) {
@@ -545,7 +569,7 @@ uint64_t mark_all(void) {
   store_relaxed(&marked, 0);
   work_begin(n);
   roots_scan(add_root);
-  run_round(n, mark_round);
+  mark_from_all_roots(n);
   work_end();
   mheap_marks_defined();
   return load_relaxed(&marked);

@@ -103,7 +103,7 @@ struct mspan {
   uint32_t index;            /* of this structure in mheap.spans; constant */
   struct mspan *next, *prev; /* in a list of its mcentral, under its lock */
 
-  struct mutex speciallock;        /* guards specials, and what that points to */
+  struct spinlock speciallock;     /* guards specials, and what that points to */
   struct mspan_specials *specials; /* special/'s; NULL: none */
 };
 

@@ -27,10 +27,6 @@ static void nothing_said(const char *what) { (void)what; }
 static void nothing_traced(uintptr_t p, size_t size) { (void)p, (void)size; }
 static char **no_slot(void) { return NULL; }
 static size_t no_shards(void) { return 0; }
-static void nothing_marked(size_t shard, void (*scan_object)(uintptr_t),
-                           void (*mark_word)(uintptr_t)) {
-  (void)shard, (void)scan_object, (void)mark_word;
-}
 
 struct upcalls upcalls = {
     .sweep = sweep_nothing,
@@ -49,7 +45,7 @@ struct upcalls upcalls = {
     .wake_finalizers = nothing,
     .sweep_specials = no_specials,
     .special_shards = no_shards,
-    .mark_special_shard = nothing_marked,
+    .mark_special_shard = nothing_size,
     .has_finalizer = no_slot_has,
     .mark_queues = nothing_scan,
     .createfing = nothing,

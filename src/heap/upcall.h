@@ -40,8 +40,7 @@ struct upcalls {
   /* Marks what the finalizers' objects reach (not the objects) and the functions, for one of
    * special_shards() parts of the heap; workers share these. */
   size_t (*special_shards)(void);
-  void (*mark_special_shard)(size_t shard, void (*scan_object)(uintptr_t base),
-                             void (*mark_word)(uintptr_t p));
+  void (*mark_special_shard)(size_t shard);
   bool (*has_finalizer)(struct mspan *s, size_t i); /* whether a slot does; any thread */
   void (*mark_queues)(void (*scan)(uintptr_t lo, uintptr_t hi)); /* queued finalizers are roots */
   /* sched, for special: */

@@ -90,7 +90,7 @@ static NOINLINE void finish_last_entry(void) {
   fin.work->fin[i] = (struct finalizer){0};
   store_release(&fin.work->cnt, i);
   store_relaxed(&finstats.running_since, 0);
-  add_seqcst(&finstats.run, 1);
+  store_release(&finstats.run, finstats.run + 1);
   releasem(m);
 }
 

@@ -28,22 +28,31 @@ static struct finblock *take_block(void) {
   return b;
 }
 
-void queuefinalizer(void *p, const gort_func *fn, size_t nret, const gort_type *fint,
-                    const gort_type *ot) {
-  if (load_relaxed(&gcphase) != GCoff)
-    throw("queuefinalizer during GC");
-  lock(&finlock);
+static void append(const struct finalizer *f) {
   if (finq == NULL || finq->cnt == FIN_PER_BLOCK) {
     struct finblock *b = take_block();
     b->next = finq;
     finq = b;
   }
   uint32_t i = finq->cnt;
-  finq->fin[i] = (struct finalizer){fn, p, nret, fint, ot};
+  finq->fin[i] = *f;
   store_release(&finq->cnt, i + 1);
-  add_seqcst(&finstats.queued, 1);
+}
+
+void queuefinalizers(const struct finalizer *f, size_t n) {
+  if (load_relaxed(&gcphase) != GCoff)
+    throw("queuefinalizer during GC");
+  lock(&finlock);
+  for (size_t i = 0; i < n; i++)
+    append(&f[i]);
+  store_release(&finstats.queued, finstats.queued + n);
   store_seqcst(&fingwake, true);
   unlock(&finlock);
+}
+
+void queuefinalizer(void *p, const gort_func *fn, size_t nret, const gort_type *fint,
+                    const gort_type *ot) {
+  queuefinalizers(&(struct finalizer){fn, p, nret, fint, ot}, 1);
 }
 
 struct g *wakefing(void) {

@@ -33,10 +33,6 @@ enum { FIN_PER_BLOCK = 3 };
 enum { FIN_PER_BLOCK = FIN_ROOM };
 #endif
 
-/* `fint` of a finalizer that is a plain C function of the object: `fn` is then its address, there
- * is no `ot` and there are no results. */
-extern const gort_type plain_function;
-
 struct finblock {
   struct finblock *alllink; /* constant once the block is in allfin */
   struct finblock *next;    /* in finq or finc */
@@ -53,6 +49,7 @@ extern bool fingwait, fingwake; /* atomic: findrunnable looks at them without th
 
 void queuefinalizer(void *p, const gort_func *fn, size_t nret, const gort_type *fint,
                     const gort_type *ot);
+void queuefinalizers(const struct finalizer *f, size_t n); /* the same for many at once */
 /* Clears both flags and returns fing if it waits and has work; else NULL. */
 struct g *wakefing(void);
 /* Calls scan(lo, hi) for the entries of all blocks. */

@@ -29,23 +29,25 @@ const gort_type plain_function = {.string = "func(unsafe_pointer)",
 /* While marking goes on its look at the special records may be over already: what it would have
  * done for this one is done here. The thread is inside acquirem from before the record is there
  * until this is done, so that the phase does not change in between. */
-static void mark_for_finalizer(uintptr_t p, const gort_func *fn) {
-  struct mspan *s = spanOfHeap(p);
-  if (span_kind(s) != GORT_NOSCAN)
-    gc_scan_object(object_base(s, object_index(s, p)));
+static void mark_for_finalizer(const struct mspan *s, size_t i, const gort_func *fn) {
+  gc_scan_objects(s, i / 64, UINT64_C(1) << i % 64);
   gc_mark_word((uintptr_t)fn);
 }
 
+static void added(const struct mspan *s, size_t i, const gort_func *fn) {
+  getm()->stats.finalizers_set++;
+  if (unlikely(load_relaxed(&gcphase) != GCoff))
+    mark_for_finalizer(s, i, fn);
+}
+
 static enum special_result add_record(uintptr_t p, struct specialfinalizer *r) {
+  struct mspan *s = spanOfHeap(p);
   const gort_func *fn = r->fn; /* once added, the record may be cleared by another thread */
   enum special_result result = special_insert(p, &r->special);
-  if (result != SPECIAL_ADDED) {
+  if (result == SPECIAL_ADDED)
+    added(s, object_index(s, p), fn);
+  else
     finrecord_free(r);
-    return result;
-  }
-  add_relaxed(&finstats.set, 1);
-  if (unlikely(load_relaxed(&gcphase) != GCoff))
-    mark_for_finalizer(p, fn);
   return result;
 }
 
@@ -58,6 +60,16 @@ enum special_result addfinalizer(uintptr_t p, const gort_func *fn, size_t nret,
     *r = (struct specialfinalizer){{.kind = KindSpecialFinalizer}, fn, nret, fint, ot};
     result = add_record(p, r);
   }
+  releasem(m);
+  return result;
+}
+
+/* SPECIAL_EXISTS: there is something in the slot, this or another. */
+static enum special_result addplain(struct mspan *s, size_t i, const gort_func *fn) {
+  struct m *m = acquirem();
+  enum special_result result = special_insert_plain(s, i, (plain_finalizer *)(uintptr_t)fn);
+  if (likely(result == SPECIAL_ADDED))
+    added(s, i, fn);
   releasem(m);
   return result;
 }
@@ -80,12 +92,15 @@ static int check_object_type(const gort_type *t) {
 
 enum { IGNORED = -1 }; /* accepted, but will never die */
 
-static int check_object(uintptr_t p) {
-  struct mspan *s;
-  size_t i;
+struct place {
+  struct mspan *span;
+  size_t index;
+};
+
+static int check_object(uintptr_t p, struct place *at) {
   struct m *m = acquirem();
-  uintptr_t base = findObject(p, &s, &i);
-  bool tiny = base != 0 && s->spanclass == TINY_SPAN_CLASS;
+  uintptr_t base = findObject(p, &at->span, &at->index);
+  bool tiny = base != 0 && at->span->spanclass == TINY_SPAN_CLASS;
   releasem(m);
   if (base == 0)
     return p == (uintptr_t)zerobase || roots_is_static((void *)p) ? IGNORED
@@ -130,13 +145,25 @@ static size_t results_size(const struct functype *f) {
 
 /* --- Both ------------------------------------------------------------------------------------- */
 
+static bool begins_slot(const struct place *at, uintptr_t p) {
+  return p == object_base(at->span, at->index);
+}
+
+static enum special_result add(const struct place *at, uintptr_t p, const gort_func *fn,
+                               size_t nret, const gort_type *fint, const gort_type *ot) {
+  enum special_result result = SPECIAL_EXISTS;
+  if (fint == &plain_function && begins_slot(at, p))
+    result = addplain(at->span, at->index, fn);
+  return result == SPECIAL_EXISTS ? addfinalizer(p, fn, nret, fint, ot) : result;
+}
+
 /* The object's span may have to be swept first, which may queue finalizers: hence upcalls.swept. */
-static int set(uintptr_t p, const gort_func *fn, size_t nret, const gort_type *fint,
-               const gort_type *ot) {
+static int set(const struct place *at, uintptr_t p, const gort_func *fn, size_t nret,
+               const gort_type *fint, const gort_type *ot) {
   if (mheap.sbrk)
     return GORT_OK;
   upcalls.createfing();
-  enum special_result result = addfinalizer(p, fn, nret, fint, ot);
+  enum special_result result = add(at, p, fn, nret, fint, ot);
   upcalls.swept();
   switch (result) {
   case SPECIAL_EXISTS:
@@ -148,28 +175,30 @@ static int set(uintptr_t p, const gort_func *fn, size_t nret, const gort_type *f
   }
 }
 
-static int clear(uintptr_t p) {
-  if (!mheap.sbrk) {
+static int clear(const struct place *at, uintptr_t p) {
+  if (mheap.sbrk)
+    return GORT_OK;
+  if (!begins_slot(at, p) || !special_remove_plain(at->span, at->index))
     removefinalizer(p);
-    upcalls.swept();
-  }
+  upcalls.swept();
   return GORT_OK;
 }
 
 static int set_any(gort_any obj, gort_any fin) {
   uintptr_t p = (uintptr_t)obj.data;
+  struct place at;
   int code = check_object_type(obj.type);
   if (code == GORT_OK)
-    code = check_object(p);
+    code = check_object(p, &at);
   if (code != GORT_OK)
     return code == IGNORED ? GORT_OK : code;
   if (fin.type == NULL)
-    return clear(p);
+    return clear(&at, p);
   code = check_function(obj.type, fin);
   if (code != GORT_OK)
     return code;
   const struct functype *f = type_func(fin.type);
-  code = set(p, fin.data, results_size(f), f->in[0], obj.type);
+  code = set(&at, p, fin.data, results_size(f), f->in[0], obj.type);
   if (code == GORT_OK)
     type_use(obj.type);
   return code;
@@ -177,10 +206,13 @@ static int set_any(gort_any obj, gort_any fin) {
 
 /* For plain C there are no types to check. */
 static int set_fn(uintptr_t p, void (*fn)(void *)) {
-  int code = check_object(p);
+  struct place at;
+  int code = check_object(p, &at);
   if (code != GORT_OK)
     return code == IGNORED ? GORT_OK : code;
-  return fn ? set(p, (const gort_func *)(uintptr_t)fn, 0, &plain_function, NULL) : clear(p);
+  if (fn == NULL)
+    return clear(&at, p);
+  return set(&at, p, (const gort_func *)(uintptr_t)fn, 0, &plain_function, NULL);
 }
 
 static struct refusal refusal_any(int code, gort_any obj, gort_any fin) {

@@ -21,40 +21,106 @@ static bool is_at(const struct special *s, uintptr_t offset, uint8_t kind) {
 
 /* Returns inside acquirem, the span swept and its speciallock held: until unlock_span no collection
  * begins, since this thread cannot be stopped, and nobody else touches the records. */
-static struct m *lock_span_of(uintptr_t p, const char *who, struct mspan **span) {
+static inline struct m *lock_span(struct mspan *s) {
   struct m *m = acquirem();
-  struct mspan *s = spanOfHeap(p);
-  if (s == NULL)
-    throw("%s on invalid pointer", who);
   ensureSwept(s);
-  lock(&s->speciallock);
-  *span = s;
+  spin_lock(&s->speciallock);
   return m;
 }
 
-static void unlock_span(struct mspan *s, struct m *m) {
-  unlock(&s->speciallock);
+static inline void unlock_span(struct mspan *s, struct m *m) {
+  spin_unlock(&s->speciallock);
   releasem(m);
+}
+
+static struct mspan *span_of(uintptr_t p, const char *who) {
+  struct mspan *s = spanOfHeap(p);
+  if (s == NULL)
+    throw("%s on invalid pointer", who);
+  return s;
+}
+
+/* --- Plain slots ------------------------------------------------------------------------------ */
+
+enum special_result special_insert_plain(struct mspan *s, size_t i, plain_finalizer *fn) {
+  struct m *m = lock_span(s);
+  struct specialchunk *c = specials_make_chunk(s, i);
+  bool empty = c != NULL && (c->bits & slot_bit(i)) == 0;
+  if (likely(empty)) {
+    c->slot[i % CHUNK_SLOTS].plain = fn;
+    c->plain |= slot_bit(i);
+    c->bits |= slot_bit(i);
+  }
+  unlock_span(s, m);
+  return empty ? SPECIAL_ADDED : c != NULL ? SPECIAL_EXISTS : SPECIAL_NO_MEMORY;
+}
+
+bool special_remove_plain(struct mspan *s, size_t i) {
+  struct m *m = lock_span(s);
+  struct specialchunk *c = specials_chunk(s, i);
+  bool was = c != NULL && (c->plain & slot_bit(i)) != 0;
+  if (was) {
+    c->slot[i % CHUNK_SLOTS].plain = NULL;
+    c->plain &= ~slot_bit(i);
+    c->bits &= ~slot_bit(i);
+  }
+  unlock_span(s, m);
+  return was;
+}
+
+/* --- Records ---------------------------------------------------------------------------------- */
+
+static bool is_plain(const struct specialchunk *c, size_t i) {
+  return (c->plain & slot_bit(i)) != 0;
+}
+
+static struct specialfinalizer record_of_plain(const struct mspan *s, size_t i,
+                                               plain_finalizer *fn) {
+  return (struct specialfinalizer){
+      .special = {NULL, object_base(s, i) - s->base, KindSpecialFinalizer},
+      .fn = (const gort_func *)(uintptr_t)fn,
+      .fint = &plain_function,
+  };
+}
+
+/* Something else is to be in the slot: its function gets a record. False: out of memory. */
+static bool make_record(const struct mspan *s, struct specialchunk *c, size_t i) {
+  struct specialfinalizer *r = finrecord_alloc();
+  if (r == NULL)
+    return false;
+  *r = record_of_plain(s, i, c->slot[i % CHUNK_SLOTS].plain);
+  c->slot[i % CHUNK_SLOTS].first = &r->special;
+  c->plain &= ~slot_bit(i);
+  return true;
+}
+
+/* Whether (p, kind) is what a plain slot has. */
+static bool is_plains(const struct mspan *s, size_t i, uintptr_t p, uint8_t kind) {
+  return kind == KindSpecialFinalizer && p == object_base(s, i);
 }
 
 static enum special_result insert(struct mspan *span, uintptr_t p, struct special *s) {
   size_t i = object_index(span, p);
-  struct special **list = specials_slot(span, i);
-  if (list == NULL)
+  struct specialchunk *c = specials_make_chunk(span, i);
+  if (c == NULL)
+    return SPECIAL_NO_MEMORY;
+  if (is_plain(c, i) && is_plains(span, i, p, s->kind))
+    return SPECIAL_EXISTS;
+  if (is_plain(c, i) && !make_record(span, c, i))
     return SPECIAL_NO_MEMORY;
   s->offset = p - span->base;
-  struct special **at = find_place(list, s->offset, s->kind);
+  struct special **at = find_place(&c->slot[i % CHUNK_SLOTS].first, s->offset, s->kind);
   if (is_at(*at, s->offset, s->kind))
     return SPECIAL_EXISTS;
   s->next = *at;
   *at = s;
-  specials_update(span, i);
+  specials_update(c, i);
   return SPECIAL_ADDED;
 }
 
 enum special_result special_insert(uintptr_t p, struct special *s) {
-  struct mspan *span;
-  struct m *m = lock_span_of(p, "addspecial", &span);
+  struct mspan *span = span_of(p, "addspecial");
+  struct m *m = lock_span(span);
   enum special_result r = insert(span, p, s);
   unlock_span(span, m);
   return r;
@@ -69,20 +135,22 @@ bool addspecial(uintptr_t p, struct special *s) {
 
 static struct special *unlink_record(struct mspan *span, uintptr_t p, uint8_t kind) {
   size_t i = object_index(span, p);
-  struct special **list = specials_find_slot(span, i);
-  if (list == NULL)
+  struct specialchunk *c = specials_chunk(span, i);
+  if (c == NULL || (is_plain(c, i) && !is_plains(span, i, p, kind)))
     return NULL;
-  struct special **at = find_place(list, p - span->base, kind), *s = *at;
+  if (is_plain(c, i) && !make_record(span, c, i))
+    throw_out_of_memory("removespecial", sizeof(struct specialfinalizer));
+  struct special **at = find_place(&c->slot[i % CHUNK_SLOTS].first, p - span->base, kind), *s = *at;
   if (!is_at(s, p - span->base, kind))
     return NULL;
   *at = s->next;
-  specials_update(span, i);
+  specials_update(c, i);
   return s;
 }
 
 struct special *removespecial(uintptr_t p, uint8_t kind) {
-  struct mspan *span;
-  struct m *m = lock_span_of(p, "removespecial", &span);
+  struct mspan *span = span_of(p, "removespecial");
+  struct m *m = lock_span(span);
   struct special *s = unlink_record(span, p, kind);
   unlock_span(span, m);
   return s;
@@ -90,19 +158,27 @@ struct special *removespecial(uintptr_t p, uint8_t kind) {
 
 void specials_foreach(struct mspan *s, void (*fn)(struct mspan *, struct special *, void *),
                       void *arg) {
-  lock(&s->speciallock);
-  for (size_t i = 0; specials_next_slot(s, &i); i++)
-    for (struct special *r = *specials_find_slot(s, i); r != NULL; r = r->next)
+  struct m *m = acquirem();
+  spin_lock(&s->speciallock);
+  for (size_t i = 0; specials_next_slot(s, &i); i++) {
+    struct specialchunk *c = specials_chunk(s, i);
+    struct specialfinalizer plain = record_of_plain(s, i, c->slot[i % CHUNK_SLOTS].plain);
+    struct special *r = is_plain(c, i) ? &plain.special : c->slot[i % CHUNK_SLOTS].first;
+    for (; r != NULL; r = r->next)
       fn(s, r, arg);
-  unlock(&s->speciallock);
+  }
+  unlock_span(s, m);
 }
 
 static void verify_slot(const struct mspan *s, size_t i) {
-  struct special *r = *specials_find_slot(s, i);
+  const struct specialchunk *c = specials_chunk(s, i);
+  struct special *r = c->slot[i % CHUNK_SLOTS].first;
   if (i >= s->nelems || !bit_test(s->allocBits, i))
     throw("specials: slot %zu of the span at %#zx has records, but is free", i, s->base);
   if (r == NULL)
     throw("specials: slot %zu of the span at %#zx has a bit, but no records", i, s->base);
+  if (is_plain(c, i))
+    return;
   for (; r != NULL; r = r->next) {
     if (object_index(s, s->base + r->offset) != i)
       throw("specials: a record of offset %zu is with slot %zu of the span at %#zx", r->offset, i,
@@ -115,7 +191,7 @@ static void verify_slot(const struct mspan *s, size_t i) {
 
 static void verify_chunk(const struct specialchunk *c, uintptr_t base) {
   for (size_t i = 0; c != NULL && i < CHUNK_SLOTS; i++)
-    if ((c->first[i] != NULL) != (c->bits >> i & 1))
+    if ((c->slot[i].first != NULL) != (c->bits >> i & 1) || (c->plain & ~c->bits) != 0)
       throw("specials: bit %zu of a chunk of the span at %#zx is wrong", i, base);
 }
 

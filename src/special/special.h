@@ -11,8 +11,8 @@
  *   the program    after ensureSwept, under s->speciallock, inside acquirem: so a collection
  *                  neither begins nor sweeps this span meanwhile
  *   the sweeper    owns the span (sweepgen h - 1); under s->speciallock
- *   marking        under s->speciallock, with lock_raw where the thread is not attached. Holders
- *                  are inside acquirem, so with the world stopped nobody holds it
+ *   marking        under s->speciallock, attached or not. Holders among the program's threads are
+ *                  inside acquirem, so with the world stopped nobody holds it
  *
  * A record is its owner's until it is added, and again once it is removed. */
 #ifndef SPECIAL_SPECIAL_H
@@ -35,6 +35,12 @@ struct special {
   uintptr_t offset; /* of the address, from the span's base */
   uint8_t kind;
 };
+
+typedef void plain_finalizer(void *object);
+
+/* `fint` of a finalizer that is a plain C function of the object: `fn` is then its address, there
+ * is no `ot` and there are no results. */
+extern const gort_type plain_function;
 
 struct specialfinalizer {
   struct special special;
@@ -64,8 +70,13 @@ enum special_result { SPECIAL_ADDED, SPECIAL_EXISTS, SPECIAL_NO_MEMORY };
 /* Adds the record at p, an address in an object that the caller keeps alive; s->kind is set.
  * Throws where p is not in the heap. */
 enum special_result special_insert(uintptr_t p, struct special *s);
-/* The same for those who cannot do without: false where there is one of this kind already; throws
- * when there is no memory. */
+/* A finalizer that is a C function of the object in slot i, which begins where the slot does: it
+ * needs no record (table.h). */
+enum special_result special_insert_plain(struct mspan *s, size_t i, plain_finalizer *fn);
+/* Takes it off again; false: it was not of this kind, or there was none. */
+bool special_remove_plain(struct mspan *s, size_t i);
+/* As special_insert, for those who cannot do without: false where there is one of this kind
+ * already; throws when there is no memory. */
 bool addspecial(uintptr_t p, struct special *s);
 /* Takes the record of this kind off p and returns it; NULL: there is none. */
 struct special *removespecial(uintptr_t p, uint8_t kind);
@@ -74,7 +85,8 @@ struct special *removespecial(uintptr_t p, uint8_t kind);
  * had some that nobody swept away yet); NULL: none. *page is then the one behind it. Pages count
  * from the start of the arena. */
 struct mspan *specials_next_span(size_t *page, size_t end);
-/* Calls fn for each record of a span, in order; under its lock. */
+/* Calls fn for each record of a span, in order; under its lock. For a plain finalizer a record is
+ * made for the call. */
 void specials_foreach(struct mspan *s, void (*fn)(struct mspan *, struct special *, void *),
                       void *arg);
 /* Throws where the span's table is not as it must be: order, duplicates, bits, slots in use. With
@@ -85,10 +97,11 @@ void specials_verify(const struct mspan *s);
  * for a reachable record, alive. The record is off its list. Throws for a kind it does not know. */
 void freespecial(struct special *s, uintptr_t p, size_t size);
 
-/* Statistics; atomic. `run` counts a finalizer when it has returned, with release: who has seen it
- * equal to `queued` sees what they all did. */
+/* Statistics; atomic. How many were set is counted by each thread (struct mstats). `run` counts a
+ * finalizer when it has returned, with release: who has seen it equal to `queued` sees what they
+ * all did. */
 struct finstats {
-  uint64_t set, queued, run;
+  uint64_t queued, run;
   int64_t running_since; /* nanotime at which the running finalizer began; 0: none runs */
 };
 extern struct finstats finstats;

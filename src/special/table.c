@@ -27,6 +27,8 @@ static uint64_t *map_span_bits(void) {
   return bits;
 }
 
+bool specials_ever(void) { return load_acquire(&span_bits) != NULL; }
+
 static bool mark_span(const struct mspan *s) {
   uint64_t *bits = load_acquire(&span_bits);
   if (bits == NULL && (bits = map_span_bits()) == NULL)
@@ -72,25 +74,14 @@ static struct mspan_specials *table_of(struct mspan *s) {
   return s->specials;
 }
 
-struct special **specials_slot(struct mspan *s, size_t i) {
+struct specialchunk *specials_make_chunk(struct mspan *s, size_t i) {
   struct mspan_specials *t = table_of(s);
   if (t == NULL)
     return NULL;
   struct specialchunk **c = &t->chunk[i / CHUNK_SLOTS];
-  if (*c == NULL && (*c = pool_alloc(&chunks)) == NULL)
-    return NULL;
-  return &(*c)->first[i % CHUNK_SLOTS];
-}
-
-struct special **specials_find_slot(const struct mspan *s, size_t i) {
-  struct specialchunk *c = s->specials ? s->specials->chunk[i / CHUNK_SLOTS] : NULL;
-  return c && (c->bits >> (i % CHUNK_SLOTS) & 1) ? &c->first[i % CHUNK_SLOTS] : NULL;
-}
-
-void specials_update(struct mspan *s, size_t i) {
-  struct specialchunk *c = s->specials->chunk[i / CHUNK_SLOTS];
-  uint64_t bit = UINT64_C(1) << (i % CHUNK_SLOTS);
-  c->bits = c->first[i % CHUNK_SLOTS] ? c->bits | bit : c->bits & ~bit;
+  if (*c == NULL)
+    *c = pool_alloc(&chunks);
+  return *c;
 }
 
 void specials_trim(struct mspan *s) {
