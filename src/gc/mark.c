@@ -14,8 +14,10 @@
  * shared work is fetched.
  *
  * A worker's results are its marks. Two that find the same object at once are told apart by the
- * atomic `or` that sets the bit: one of them scans it. Free slots look marked (heap/mspan.h), so
- * stale words cost a look and no more; objects without pointers are marked and never touched. */
+ * atomic `or` that sets the bit: one of them scans it. That `or` is dear, and the processor looks
+ * at nothing else meanwhile; so what lies side by side and was found one after the other, as
+ * children of a node mostly are, is marked by one. Free slots look marked (heap/mspan.h), so stale
+ * words cost a look and no more; objects without pointers are marked and never touched. */
 #include "gc/mark.h"
 
 #include "base/kernel.h"
@@ -34,7 +36,10 @@
 #include "os/os.h"
 #include "type/typemap.h"
 
-enum { BATCH = 16 };
+enum {
+  BATCH = 32,
+  AT_ONCE = 64, /* words of an object are looked at, at most */
+};
 
 /* What a word points to. */
 struct candidate {
@@ -80,34 +85,30 @@ static void marker_end(struct marker *w) {
   valgrind_speak();
 }
 
+static size_t room_in(const struct workbuf *b) { return COUNT_OF(b->word) - b->n; }
+
 /* The block in use is full: the other one takes its place, and is passed on first if it is full
  * as well. */
 static NOINLINE void push_overflow(struct marker *w) {
   struct workbuf *full = w->top;
   w->top = w->spare;
   w->spare = full;
-  if (w->top->n == COUNT_OF(w->top->word)) {
+  if (room_in(w->top) < AT_ONCE) {
     work_give_block(w->top);
     w->top = work_empty_block();
   }
 }
 
-static inline void push(struct marker *w, uintptr_t p) {
-  if (unlikely(w->top->n == COUNT_OF(w->top->word)))
+/* The block in use, with room for n words, AT_ONCE at most. */
+static inline struct workbuf *room_for(struct marker *w, size_t n) {
+  if (unlikely(room_in(w->top) < n))
     push_overflow(w);
-  w->top->word[w->top->n++] = p;
+  return w->top;
 }
 
-static inline bool pop(struct marker *w, uintptr_t *p) {
-  if (unlikely(w->top->n == 0)) {
-    if (w->spare->n == 0)
-      return false;
-    struct workbuf *b = w->top;
-    w->top = w->spare;
-    w->spare = b;
-  }
-  *p = w->top->word[--w->top->n];
-  return true;
+static inline void push(struct marker *w, uintptr_t p) {
+  struct workbuf *b = room_for(w, 1);
+  b->word[b->n++] = p;
 }
 
 /* A word that may be a pointer: onto the stack if it points into the heap. */
@@ -116,9 +117,25 @@ static inline void found(struct marker *w, uintptr_t p) {
     push(w, p);
 }
 
-UNSANITIZED static void scan_words(struct marker *w, uintptr_t lo, uintptr_t hi) {
-  for (const uintptr_t *p = (const uintptr_t *)lo; p < (const uintptr_t *)hi; p++)
-    found(w, *(const volatile uintptr_t *)p);
+/* Each is stored, and stays if it points into the heap: there is nothing to guess for the
+ * processor. */
+UNSANITIZED static inline void scan_some_words(struct marker *w, const volatile uintptr_t *words,
+                                               size_t n) {
+  struct workbuf *b = room_for(w, n);
+  const uintptr_t arena = w->arena, used = w->size;
+  uintptr_t *to = b->word + b->n;
+  for (size_t i = 0; i < n; i++) {
+    uintptr_t p = words[i];
+    *to = p;
+    to += p - arena < used;
+  }
+  b->n = (size_t)(to - b->word);
+}
+
+UNSANITIZED static inline void scan_words(struct marker *w, uintptr_t lo, uintptr_t hi) {
+  for (; hi - lo > AT_ONCE * PTR_SIZE; lo += AT_ONCE * PTR_SIZE)
+    scan_some_words(w, (const volatile uintptr_t *)lo, AT_ONCE);
+  scan_some_words(w, (const volatile uintptr_t *)lo, (hi - lo + PTR_SIZE - 1) / PTR_SIZE);
 }
 
 /* Which words in [lo, hi) of a small typed object are pointers, from its first word on. */
@@ -170,10 +187,11 @@ static inline bool resolve(uintptr_t p, struct candidate *c) {
   return true;
 }
 
-/* Sets the mark bit; false when it was set, or the slot is free. */
-static inline bool mark(const struct candidate *c) {
-  uint64_t bit = UINT64_C(1) << c->bit;
-  return (load_relaxed(c->word) & bit) == 0 && (or_relaxed(c->word, bit) & bit) == 0;
+/* Sets bits of a word of marks. Returns those that were not set: of slots that were neither marked
+ * nor free. */
+static inline uint64_t mark(uint64_t *word, uint64_t bits) {
+  bits &= ~load_relaxed(word);
+  return bits != 0 ? bits & ~or_relaxed(word, bits) : 0;
 }
 
 /* An object of more than a piece becomes a job, unless there is nothing to find in it. */
@@ -185,16 +203,21 @@ static void scan_piecemeal(const struct candidate *c) {
     work_add_job(&(struct job){c->obj, c->obj + c->size, t, c->obj});
 }
 
-/* Looks into a marked object that may hold pointers. */
-static inline void scan_object(struct marker *w, const struct candidate *c) {
-  if (unlikely(c->size > JOB_PIECE))
+static NOINLINE void scan_typed_or_large(struct marker *w, const struct candidate *c) {
+  if (c->size > JOB_PIECE)
     scan_piecemeal(c);
-  else if (c->kind == GORT_SCAN)
-    scan_words(w, c->obj, c->obj + c->size);
   else if (!slot_has_type(c->size))
     scan_bits(w, c->obj, c->size);
   else
     type_scan(heap_type_of(c->obj), c->obj, c->size, found_slot, w);
+}
+
+/* Looks into a marked object that may hold pointers. */
+static inline void scan_object(struct marker *w, const struct candidate *c) {
+  if (likely(c->kind == GORT_SCAN && c->size <= JOB_PIECE))
+    scan_words(w, c->obj, c->obj + c->size);
+  else
+    scan_typed_or_large(w, c);
 }
 
 /* Gives half of the stack to somebody who waits. */
@@ -228,11 +251,27 @@ static bool take_over(struct marker *w, struct work got) {
 /* The stack is empty: gets more of the shared work, if there is any now. */
 static NOINLINE bool refill(struct marker *w) { return take_over(w, work_try_get()); }
 
+/* Whether there are words in the block in use, now. */
+static inline bool have_words(struct marker *w) {
+  if (likely(w->top->n != 0))
+    return true;
+  if (w->spare->n == 0)
+    return refill(w) && w->top->n != 0;
+  struct workbuf *b = w->top;
+  w->top = w->spare;
+  w->spare = b;
+  return true;
+}
+
 static void take_words(struct marker *w) {
-  uintptr_t p;
-  while (w->nword < BATCH && (pop(w, &p) || (refill(w) && pop(w, &p)))) {
-    __builtin_prefetch(page_of(p));
-    w->word[w->nword++] = p;
+  while (w->nword < BATCH && have_words(w)) {
+    struct workbuf *b = w->top;
+    size_t room = BATCH - w->nword, n = b->n < room ? b->n : room;
+    for (size_t i = 0; i < n; i++) {
+      uintptr_t p = b->word[--b->n];
+      __builtin_prefetch(page_of(p));
+      w->word[w->nword++] = p;
+    }
   }
 }
 
@@ -247,14 +286,34 @@ static void resolve_words(struct marker *w) {
   w->ncand = n;
 }
 
+/* Candidates of one word of marks, as neighbours in memory often are, which were found one after
+ * the other: from c on, before end. */
+static const struct candidate *same_word(const struct candidate *c, const struct candidate *end,
+                                         uint64_t *bits) {
+  uint64_t *word = c->word;
+  *bits = 0;
+  for (; c < end && c->word == word; c++)
+    *bits |= UINT64_C(1) << c->bit;
+  return c;
+}
+
+/* A bit is set by an atomic `or`, which costs more than all else here: once for each word. */
 static void mark_candidates(struct marker *w) {
   unsigned n = 0;
-  for (const struct candidate *c = w->cand; c < w->cand + w->ncand; c++)
-    if (mark(c)) {
+  const struct candidate *c = w->cand, *end = c + w->ncand;
+  while (c < end) {
+    uint64_t bits;
+    const struct candidate *next = same_word(c, end, &bits);
+    for (bits = mark(c->word, bits); c < next; c++) {
+      uint64_t bit = UINT64_C(1) << c->bit;
+      if ((bits & bit) == 0)
+        continue;
+      bits &= ~bit; /* it may be there twice */
       w->marked += c->size;
       if (c->kind != GORT_NOSCAN)
         w->object[n++] = *c;
     }
+  }
   for (unsigned i = 0; i < n; i++)
     __builtin_prefetch((const void *)w->object[i].obj);
   w->ncand = 0;
@@ -297,7 +356,7 @@ static void give_batches(struct marker *w) {
 /* Works off the worker's own stack and batches. */
 static void drain(struct marker *w) {
   for (unsigned round = 0; step(w); round++)
-    if (round % 16 == 15) {
+    if (round % 8 == 7) {
       report(w);
       workers_may_pause();
       if (w->top->n > 8 && work_wanted())
@@ -514,7 +573,7 @@ static void written_round(void) { with_new_marker(mark_from_written); }
 
 /* A little help from a thread that has other things to do. */
 
-enum { STEPS_OF_HELP = 64 };
+enum { STEPS_OF_HELP = 32 };
 
 static void few_steps(struct marker *w) {
   for (int i = 0; i < STEPS_OF_HELP && step(w); i++)
