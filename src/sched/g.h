@@ -89,6 +89,12 @@ struct g {
 };
 _Static_assert(offsetof(struct g, m) == CACHE_LINE, "what making a goroutine needs is in one line");
 
+/* With release: who sees the status, a trace of a world that runs on, sees what goes with it, too.
+ */
+static inline void set_status(struct g *g, enum gstatus status) {
+  __atomic_store_n(&g->status, status, __ATOMIC_RELEASE);
+}
+
 /* It is going to be run, or made, soon: perhaps another processor had it last. Or NULL. */
 static inline void prefetch_g(const struct g *g) {
   __builtin_prefetch(g, 1);

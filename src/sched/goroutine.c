@@ -112,7 +112,7 @@ struct g *new_g(void (*fn)(void *), void *arg, size_t stack_size, bool system) {
   g->begun = false;
   g->fn = fn;
   g->arg = arg;
-  store_release(&g->status, Grunnable);
+  set_status(g, Grunnable);
   if (!system)
     count_goroutine(m, 1);
   releasem(m);
@@ -146,7 +146,7 @@ void goroutine_end(struct m *m, struct g *g) {
     m->lockedg = NULL;
   g->lockedm = NULL;
   g->locked = 0;
-  store_relaxed(&g->status, Gdead);
+  set_status(g, Gdead);
   sanitize_end(g);
   drop_stack(m->p, g);
   gfput(m->p, g);

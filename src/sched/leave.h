@@ -9,7 +9,7 @@ static inline void become(struct m *m, struct g *g, bool inherit) {
   if (unlikely(!g->begun))
     prepare_stack(m, g);
   store_relaxed(&g->m, m);
-  store_relaxed(&g->status, Grunning);
+  set_status(g, Grunning);
   store_relaxed(&m->curg, g);
   m->stack = g->stack;
   if (!inherit)

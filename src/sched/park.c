@@ -98,7 +98,7 @@ static void untie_main(struct m *m, struct g *g) {
 static void park_commit(struct m *m, struct g *g) {
   (void)m;
   void (*commit)(void *) = g->commit;
-  store_release(&g->status, Gwaiting);
+  set_status(g, Gwaiting);
   if (commit)
     commit(g->commit_arg);
 }
@@ -128,7 +128,7 @@ void ready(struct g *g) {
   struct m *m = acquirem();
   if (load_acquire(&g->status) != Gwaiting)
     throw("ready: goroutine %llu is not parked", (unsigned long long)g->goid);
-  store_relaxed(&g->status, Grunnable);
+  set_status(g, Grunnable);
   runqput_here(m, g);
   releasem(m);
 }
@@ -136,14 +136,14 @@ void ready(struct g *g) {
 /* Giving way. */
 
 static void yield_commit(struct m *m, struct g *g) {
-  store_relaxed(&g->status, Grunnable);
+  set_status(g, Grunnable);
   runqput(m->p, g, false);
 }
 
 /* Behind all others, of other Ps too: to the global queue. */
 static void preempt_commit(struct m *m, struct g *g) {
   (void)m;
-  store_relaxed(&g->status, Grunnable);
+  set_status(g, Grunnable);
   lock_raw(&sched.lock);
   globrunqput(g);
   unlock_raw(&sched.lock);

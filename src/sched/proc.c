@@ -301,7 +301,7 @@ static struct g *findrunnable(struct m *m, bool *inherit) {
 static void halt(struct g *g) {
   g->waitreason = waitReasonHalted;
   store_relaxed(&g->waitsince, load_relaxed(&sched.clock));
-  store_relaxed(&g->status, Gwaiting);
+  set_status(g, Gwaiting);
 }
 
 static struct g *schedule(struct m *m, bool *inherit) {

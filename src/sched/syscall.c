@@ -24,7 +24,7 @@ void entersyscall(struct m *m) {
   struct p *p = releasep(m);
   bool others = !runqempty(p);
   store_relaxed(&g->waitsince, load_relaxed(&sched.clock));
-  store_relaxed(&g->status, Gsyscall);
+  set_status(g, Gsyscall);
   m->nextp = p;
   store_relaxed(&p->syscalltick, p->syscalltick + 1);
   store_seqcst(&p->status, Psyscall);
@@ -53,7 +53,7 @@ static bool p_for_return(struct m *m) {
 /* No P is left: the goroutine waits in the global queue for one. */
 static void return_commit(struct m *m, struct g *g) {
   (void)m;
-  store_relaxed(&g->status, Grunnable);
+  set_status(g, Grunnable);
   lock_raw(&sched.lock);
   globrunqput(g);
   unlock_raw(&sched.lock);
@@ -67,7 +67,7 @@ void exitsyscall(struct m *m) {
     return;
   acquirem();
   if (p_for_return(m)) {
-    store_relaxed(&g->status, Grunning);
+    set_status(g, Grunning);
     releasem(m);
   } else {
     mcall_g0(return_commit);

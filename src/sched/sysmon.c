@@ -162,7 +162,7 @@ static bool watch_all(int64_t now) {
 
 /* Not by ready(): this thread is not attached. */
 static void ready_globally(struct g *g) {
-  store_relaxed(&g->status, Grunnable);
+  set_status(g, Grunnable);
   lock_raw(&sched.lock);
   globrunqput(g);
   unlock_raw(&sched.lock);

@@ -199,11 +199,12 @@ static void print_on_thread(struct out *o, const struct g *g, bool stopped) {
   struct m *m = load_relaxed(&g->m);
   if (!m)
     return;
-  struct readable r = stacks_of(g, m);
-  if (m != getm() && !stopped)
+  if (m != getm() && !stopped) {
     print(o, "\ton thread %d\n", m->tid);
-  else
-    print_thread_frames(o, m, &r);
+    return;
+  }
+  struct readable r = stacks_of(g, m);
+  print_thread_frames(o, m, &r);
 }
 
 static void print_goroutine(struct out *o, const struct g *g, bool stopped) {
