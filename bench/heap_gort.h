@@ -14,12 +14,20 @@
 #define heap_set_finalizer(p, f) gort_set_finalizer(p, f)
 #define heap_clear_finalizer(p) gort_clear_finalizer(p)
 #define heap_run_finalizers() ((void)0)
+#define heap_bytes(n) gort_alloc((size_t)(n))
 #define heap_sleep(ns) gort_sleep(ns)
 #define heap_drop_tree(t) ((void)0)
 
 static struct cell *volatile last_cell;
 
 #define heap_retire(i, p) ((i) % 1024 ? (void)0 : (void)(last_cell = (p)))
+
+static inline double heap_pause(double took) {
+  static gort_mem_stats s;
+  (void)took;
+  gort_read_mem_stats(&s);
+  return (double)s.pause_ns[(s.num_gc + 255) % 256] / 1e9;
+}
 
 static inline void heap_thread(void (*fn)(void *)) {
   int error = gort_thread_start(fn, NULL);

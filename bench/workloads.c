@@ -14,7 +14,10 @@
  *     heap_retire(i, p)          neither is p, the ith object of its thread
  *     HEAP_COLLECTS              defined where there is a collector, which adds
  *       heap_new_array(T, n)
+ *       heap_bytes(n)            n zeroed bytes, which may hold pointers
  *       heap_collect()           a whole collection
+ *       heap_pause(took)         how many seconds of the last one the world stood still; took: how
+ *                                many it took
  *       HEAP_FINALIZER(f, T, x)  the head of the finalizer f, whose argument is T *x
  *       heap_set_finalizer(p, f), heap_clear_finalizer(p)
  *       heap_run_finalizers()    let them run, where they do not by themselves
@@ -157,7 +160,9 @@ static struct object **new_objects(long n) {
 static void timed_collection(void) {
   double start = now();
   heap_collect();
-  report("collect", (now() - start) * 1e3, "ms");
+  double took = now() - start;
+  report("collect", took * 1e3, "ms");
+  report("pause", heap_pause(took) * 1e3, "ms");
 }
 
 /* mark: collecting a heap of n live objects, each of which points to another at random, and
@@ -181,6 +186,22 @@ static void mark(long n, long unused) {
   heap_collect();
   for (int i = 0; i < 3; i++)
     timed_collection();
+}
+
+/* size: objects of n bytes, which die at once: two gigabytes of them, or 20 million if that is
+ * less.
+ */
+
+static void size(long n, long unused) {
+  (void)unused;
+  long count = (2L << 30) / n < 20000000 ? (2L << 30) / n : 20000000;
+  double start = now();
+  for (long i = 0; i < count; i++) {
+    void *p = heap_bytes(n);
+    if (i % 64 == 0)
+      lasting = p;
+  }
+  report("each", (now() - start) * 1e9 / (double)count, "ns");
 }
 
 /* fin: n objects that die at once, each with a finalizer: setting them, while some run, and
@@ -275,6 +296,7 @@ static const struct workload workloads[] = {
 #endif
 #ifdef HEAP_COLLECTS
     {"mark", mark},
+    {"size", size},
     {"fin", fin},
     {"finlive", finlive},
     {"pause", pause_longest},

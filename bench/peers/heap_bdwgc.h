@@ -19,6 +19,8 @@
 #define heap_set_finalizer(p, f) GC_register_finalizer(p, f, NULL, NULL, NULL)
 #define heap_clear_finalizer(p) GC_register_finalizer(p, NULL, NULL, NULL, NULL)
 #define heap_run_finalizers() GC_invoke_finalizers()
+#define heap_bytes(n) GC_MALLOC((size_t)(n))
+#define heap_pause(took) (took) /* the world stands all the time */
 #define heap_drop_tree(t) ((void)0)
 
 static inline void heap_start(void) {

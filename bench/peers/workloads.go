@@ -59,6 +59,7 @@ var (
 	lastCell *cell
 	objects  []*object
 	live     []*cell
+	words    []*byte
 )
 
 func allocate(n int) {
@@ -104,6 +105,9 @@ func timedCollection() {
 	start := time.Now()
 	runtime.GC()
 	report("collect", ms(time.Since(start)), "ms")
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	report("pause", float64(s.PauseNs[(s.NumGC+255)%256])/1e6, "ms")
 }
 
 func mark(n, _ int) {
@@ -119,6 +123,21 @@ func mark(n, _ int) {
 	for i := 0; i < 3; i++ {
 		timedCollection()
 	}
+}
+
+func size(n, _ int) {
+	count := (2 << 30) / n
+	if count > 20000000 {
+		count = 20000000
+	}
+	start := time.Now()
+	for i := 0; i < count; i++ {
+		p := make([]*byte, n/8)
+		if i%64 == 0 {
+			words = p
+		}
+	}
+	report("each", ns(time.Since(start), count), "ns")
 }
 
 var finalized int64
@@ -187,7 +206,7 @@ func pause(n, seconds int) {
 
 func main() {
 	if runWorkload(map[string]func(n, m int){
-		"trees": trees, "alloc": alloc, "mark": mark, "fin": fin, "finlive": finlive, "pause": pause,
+		"trees": trees, "alloc": alloc, "mark": mark, "size": size, "fin": fin, "finlive": finlive, "pause": pause,
 	}) {
 		reportPeak()
 	}
