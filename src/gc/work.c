@@ -37,10 +37,13 @@ static void *map(size_t size) {
   return p;
 }
 
+/* Somebody may be just finding out that there is no round that could be joined. */
 void work_begin(int nworkers) {
+  lock_raw(&work.lock);
   work.nworkers = nworkers;
   work.waiting = 0;
   store_release(&work.done, 0);
+  unlock_raw(&work.lock);
 }
 
 static void unmap_blocks(void) {
@@ -209,7 +212,8 @@ bool work_join(void) {
     return false;
   lock_raw(&work.lock);
   bool join = !work.done;
-  work.nworkers += join;
+  if (join)
+    work.nworkers++;
   unlock_raw(&work.lock);
   return join;
 }
