@@ -11,6 +11,7 @@ set logscale xy
 set format xy "%.0s%c"
 set format y "%g"
 set key top left
+set autoscale xfix
 set grid
 stats data skip 1 nooutput
 plot for [i=2:STATS_columns] data using 1:i with linespoints linewidth 2 pointtype 7 \

@@ -3,7 +3,8 @@
  * A class is an object size and a number of pages for its spans. Two kinds of waste are
  * bounded by an eighth (12.5 %) each: the step from one class to the next (an object fills
  * at least 7/8 of its slot, from 128 bytes up; below that the step is the alignment), and
- * the tail of a span in which no slot fits.
+ * the tail of a span in which no slot fits. What a span costs, from its making to its sweeping, is
+ * shared by many slots: there are four pages for those of up to 1024 bytes.
  *
  *     cc -o mksizeclasses tools/mksizeclasses.c && ./mksizeclasses > include/gort/sizeclass.h
  */
@@ -14,6 +15,7 @@ enum {
   MAX_SMALL = 32768,
   SMALL_MAX = 1024, /* up to here the look-up table goes in steps of 8, then of 128 */
   MAX_CLASSES = 128,
+  SMALL_SPAN_PAGES = 4, /* for slots of up to SMALL_MAX bytes */
 };
 
 static int class_size[MAX_CLASSES], class_pages[MAX_CLASSES], nclasses = 1;
@@ -63,6 +65,11 @@ static void make_classes(void) {
       class_size[c] += 128;
 }
 
+static void enlarge_small_spans(void) {
+  for (int c = 1; c < nclasses && class_size[c] <= SMALL_MAX; c++)
+    class_pages[c] = SMALL_SPAN_PAGES;
+}
+
 static int class_of(int size) {
   int c = 1;
   while (class_size[c] < size)
@@ -86,6 +93,7 @@ static void print_lookup(const char *name, int from, int to, int step) {
 
 int main(void) {
   make_classes();
+  enlarge_small_spans();
   printf("/* Made by tools/mksizeclasses.c; do not edit.\n"
          " *\n"
          " * class  bytes/slot  pages/span  slots  tail waste\n");

@@ -60,6 +60,7 @@ struct m {
   /* heap: the owner's; the collector's while the world is stopped */
   uintptr_t tiny;    /* start of the current tiny block, or 0 */
   size_t tinyoffset; /* where it goes on */
+  int64_t uncounted; /* bytes of runs that are not in mheap.live yet */
   struct mstats stats;
   void *finrecords; /* free finalizer records (special/), linked by their first word */
   uint32_t nfinrecords;

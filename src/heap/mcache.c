@@ -84,6 +84,18 @@ static void set_run(struct mspan *s, uintptr_t p, uintptr_t end) {
   store_release(&s->run.runend, end);
 }
 
+static void count_live(struct m *m) {
+  add_relaxed(&mheap.live, (uint64_t)m->uncounted);
+  m->uncounted = 0;
+}
+
+/* All threads count in mheap.live: each does so for a page's worth at a time. */
+static void add_live(struct m *m, int64_t bytes) {
+  m->uncounted += bytes;
+  if (m->uncounted >= PAGE_SIZE)
+    count_live(m);
+}
+
 /* Takes the span's next run; false when it is full. Who finds a slot taken finds that it is part of
  * a run, or was, and in it no type but its own: so its bits are set last. */
 static bool refill_run(struct m *m, struct mspan *s) {
@@ -94,6 +106,7 @@ static bool refill_run(struct m *m, struct mspan *s) {
   s->allocCount += (uint32_t)(hi - lo);
   m->stats.nmalloc[s->spanclass] += hi - lo;
   uintptr_t p = object_base(s, lo), end = object_base(s, hi);
+  add_live(m, (int64_t)(end - p));
   if (s->needzero)
     memset((void *)p, 0, end - p);
   if (span_kind(s) == GORT_TYPED)
@@ -111,6 +124,7 @@ static void return_run(struct m *m, struct mspan *s) {
     set_free(s, lo, hi);
     s->allocCount -= (uint32_t)(hi - lo);
     m->stats.nmalloc[s->spanclass] -= hi - lo;
+    add_live(m, -(int64_t)(end - p));
   }
   store_release(&s->run.runend, 0);
 }
@@ -129,6 +143,7 @@ void mcache_flush(struct m *m) {
   m->tinyoffset = 0;
   for (unsigned i = 0; i < NUM_SPAN_CLASSES; i++)
     uncache(m, (spanclass_t)i);
+  count_live(m);
 }
 
 /* A span with a run for this class in the cache; false: out of memory. */

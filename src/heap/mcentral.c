@@ -121,7 +121,6 @@ struct mspan *cacheSpan(spanclass_t spc) {
     return NULL;
   store_release(&s->sweepgen, load_relaxed(&mheap.sweepgen) + 3);
   s->searchword = 0;
-  add_relaxed(&mheap.live, (uint64_t)(s->nelems - s->allocCount) * s->elemsize);
   return s;
 }
 
@@ -129,7 +128,6 @@ void uncacheSpan(struct mspan *s) {
   uint32_t h = load_relaxed(&mheap.sweepgen);
   bool stale = s->sweepgen == h + 1;
   gassert(stale || s->sweepgen == h + 3);
-  add_relaxed(&mheap.live, -(uint64_t)(s->nelems - s->allocCount) * s->elemsize);
   store_release(&s->sweepgen, stale ? h - 2 : h);
   put(s, fullness(s), stale ? unswept_parity() : swept_parity());
 }

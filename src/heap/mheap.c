@@ -15,10 +15,11 @@ struct mheap mheap;
 uintptr_t gort_ptrbits;
 
 enum {
-  MAX_BIT_WORDS = 17, /* of one bitmap: 1024 slots and a bit */
-  /* Freed bitmaps are used anew for spans with as many words. The lengths that one page can have
-   * had, one after the other, bound what is ever needed: 17 + 9 + 6 + 5 + 3 + 2 + 1. */
-  WORDS_PER_PAGE = 43,
+  MAX_BIT_WORDS = MAX_SLOTS / 64 + 1, /* of one bitmap: the slots and a bit */
+  /* Freed bitmaps are used anew for spans with as many words. The lengths that there can have been,
+   * one after the other, bound what is ever needed: 65 + 33 + 22 + 17 + 11 + 9 + 7 + 6 + 5 + 4 + 3
+   * + 2 for four pages, and 1 for each page. */
+  WORDS_PER_PAGE = 47,
 };
 
 /* Where bitmaps come from: two halves of mheap.bits, mark bits in the lower one, at the same
@@ -211,6 +212,7 @@ static void span_init(struct mspan *s, uintptr_t base, size_t npages, spanclass_
   s->divmul = large ? 0 : (uint32_t)((UINT64_C(1) << 32) / elemsize + 1);
   s->nelems = (uint16_t)(large ? 1 : npages * PAGE_SIZE / elemsize);
   s->nwords = (uint16_t)(s->nelems / 64 + 1); /* one bit at least beyond the last slot */
+  gassert(s->nwords <= MAX_BIT_WORDS);
   s->limit = base + s->nelems * elemsize;
   s->spanclass = spc;
   s->needzero = dirty;

@@ -71,6 +71,8 @@ static inline unsigned spanclass_sizeclass(spanclass_t c) {
   return c == TINY_SPAN_CLASS ? 2u : (unsigned)(c - GORT_ARRAY_SPAN_CLASS);
 }
 
+enum { MAX_SLOTS = 4096 }; /* of a span: of 8 bytes each, in four pages */
+
 enum {
   SPAN_DEAD,  /* the structure is free */
   SPAN_INUSE, /* holds objects */

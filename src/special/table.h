@@ -13,7 +13,7 @@
 
 #include "special/special.h"
 
-enum { CHUNK_SLOTS = 64, MAX_CHUNKS = PAGE_SIZE / 8 / CHUNK_SLOTS };
+enum { CHUNK_SLOTS = 64, MAX_CHUNKS = MAX_SLOTS / CHUNK_SLOTS };
 
 union specialslot {
   struct special *first;  /* NULL: none */
