@@ -28,7 +28,13 @@ static struct finblock *take_block(void) {
   return b;
 }
 
-static void append(const struct finalizer *f) {
+void queue_begin(void) {
+  if (load_relaxed(&gcphase) != GCoff)
+    throw("queuefinalizer during GC");
+  lock(&finlock);
+}
+
+void queue_add(const struct finalizer *f) {
   if (finq == NULL || finq->cnt == FIN_PER_BLOCK) {
     struct finblock *b = take_block();
     b->next = finq;
@@ -39,12 +45,7 @@ static void append(const struct finalizer *f) {
   store_release(&finq->cnt, i + 1);
 }
 
-void queuefinalizers(const struct finalizer *f, size_t n) {
-  if (load_relaxed(&gcphase) != GCoff)
-    throw("queuefinalizer during GC");
-  lock(&finlock);
-  for (size_t i = 0; i < n; i++)
-    append(&f[i]);
+void queue_end(size_t n) {
   store_release(&finstats.queued, finstats.queued + n);
   store_seqcst(&fingwake, true);
   unlock(&finlock);
@@ -52,7 +53,9 @@ void queuefinalizers(const struct finalizer *f, size_t n) {
 
 void queuefinalizer(void *p, const gort_func *fn, size_t nret, const gort_type *fint,
                     const gort_type *ot) {
-  queuefinalizers(&(struct finalizer){fn, p, nret, fint, ot}, 1);
+  queue_begin();
+  queue_add(&(struct finalizer){fn, p, nret, fint, ot});
+  queue_end(1);
 }
 
 struct g *wakefing(void) {

@@ -49,7 +49,11 @@ extern bool fingwait, fingwake; /* atomic: findrunnable looks at them without th
 
 void queuefinalizer(void *p, const gort_func *fn, size_t nret, const gort_type *fint,
                     const gort_type *ot);
-void queuefinalizers(const struct finalizer *f, size_t n); /* the same for many at once */
+/* The same for many at once: between begin and end finlock is held. n: how many it were. No copies
+ * of the objects' addresses are made, which might be left on a stack. */
+void queue_begin(void);
+void queue_add(const struct finalizer *f);
+void queue_end(size_t n);
 /* Clears both flags and returns fing if it waits and has work; else NULL. */
 struct g *wakefing(void);
 /* Calls scan(lo, hi) for the entries of all blocks. */

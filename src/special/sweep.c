@@ -131,21 +131,20 @@ static bool sweep_dead(struct mspan *s, struct specialchunk *c, size_t i) {
 
 /* The same for plain slots: those of `dead` in word w. */
 static void sweep_plain(struct mspan *s, struct specialchunk *c, size_t w, uint64_t dead) {
-  struct finalizer f[CHUNK_SLOTS];
-  size_t n = 0;
+  store_relaxed(&s->gcmarkBits[w], s->gcmarkBits[w] | dead);
+  queue_begin();
   for (uint64_t left = dead; left != 0; left &= left - 1) {
     union specialslot *slot = &c->slot[ctz64(left)];
-    f[n++] = (struct finalizer){
+    queue_add(&(struct finalizer){
         .fn = (const gort_func *)(uintptr_t)slot->plain,
         .arg = (void *)object_base(s, w * CHUNK_SLOTS + ctz64(left)),
         .fint = &plain_function,
-    };
+    });
     slot->plain = NULL;
   }
+  queue_end(popcount64(dead));
   c->plain &= ~dead;
   c->bits &= ~dead;
-  store_relaxed(&s->gcmarkBits[w], s->gcmarkBits[w] | dead);
-  queuefinalizers(f, n);
 }
 
 /* The object lives: that is all its reachable record wanted to know. */
