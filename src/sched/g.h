@@ -58,7 +58,8 @@ enum { TRIMMED = 1 };
 
 struct g {
   /* Where it is: read and written whenever it is made, runs and ends. */
-  uintptr_t sp;        /* where switch_to goes on; valid when it does not run */
+  uintptr_t sp;        /* where switch_to goes on; valid when it does not run. Before it has begun:
+                          one to be prefetched, if any (runq.c) */
   struct stack stack;  /* constant from its first run on; none before, if of the default size */
   uint32_t status;     /* enum gstatus; atomic, see above */
   uint8_t waitreason;  /* of Gwaiting; written before the status */
