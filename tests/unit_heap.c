@@ -23,6 +23,7 @@ static void test_no_class_wastes_more_than_an_eighth(void **state) {
   for (unsigned c = 1; c < GORT_NUM_SIZE_CLASSES; c++) {
     size_t bytes = gort_class_to_pages[c] * (size_t)PAGE_SIZE;
     assert_true(bytes % gort_class_to_size[c] * 8 <= bytes);
+    assert_true(bytes / gort_class_to_size[c] <= MAX_SLOTS);
   }
 }
 
@@ -324,6 +325,38 @@ static void test_the_walker_finds_faults(void **state) {
     expect_throw_of("heap walker", "walk_a_spoiled_heap", faults[i].name);
 }
 
+/* --- What counts as live -----------------------------------------------------------------------
+ */
+
+enum { THREADS = 32, SIZES = 10 };
+
+static atomic_int have_allocated;
+static atomic_bool go_home;
+
+static void allocate_of_each_size(void *unused) {
+  (void)unused;
+  for (size_t i = 1; i <= SIZES; i++)
+    gort_keep_alive(gort_alloc(i * 96));
+  atomic_fetch_add(&have_allocated, 1);
+  gort_block_enter();
+  WAIT_UNTIL(atomic_load(&go_home));
+  gort_block_exit();
+}
+
+/* A thread that allocates one object has a span in its hands, of which it counts what it has taken:
+ * or many of them would have a small heap collected all the time. */
+static void test_spans_in_hand_are_not_live(void **state) {
+  (void)state;
+  gort_gc();
+  uint64_t before = load_relaxed(&mheap.live);
+  for (int i = 0; i < THREADS; i++)
+    assert_int_equal(gort_thread_start(allocate_of_each_size, NULL), 0);
+  WAIT_UNTIL(atomic_load(&have_allocated) == THREADS);
+  uint64_t after = load_relaxed(&mheap.live);
+  atomic_store(&go_home, true);
+  assert_true(after < before + THREADS * SIZES * PAGE_SIZE);
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_no_class_wastes_more_than_an_eighth),
@@ -339,6 +372,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_the_page_table_finds_every_byte),
       cmocka_unit_test(test_needzero_is_honoured),
       cmocka_unit_test(test_the_walker_finds_faults),
+      cmocka_unit_test(test_spans_in_hand_are_not_live),
   };
   CHECK_MAIN(argc, argv, tests, gort_init());
 }
